@@ -1,0 +1,68 @@
+"""What the services ask of the engine. The only implementation with torch is `torch_engine`; tests may bring five lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from app.domain import AdaptJob, Adapted, Answers, Array, InitializerInfo, InitializerRef, StateKey
+
+
+class Engine(Protocol):
+    """One device, the initializer versions on it, and the adapted states resident beside them."""
+
+    async def install(self, ref: InitializerRef, card: Mapping[str, Any], weights: bytes) -> None:
+        """Verifies and loads a version beside those already there; the same ref twice is a no-op.
+
+        Raises InitializerRejected when digest, schema or golden episode do not hold: nothing has changed then.
+        """
+        ...
+
+    def installed(self) -> frozenset[InitializerRef]:
+        """The versions on the device."""
+        ...
+
+    async def retire(self, ref: InitializerRef) -> None:
+        """Forgets a version once the batches that use it have ended, and the resident states made by it."""
+        ...
+
+    async def adapt(self, job: AdaptJob) -> Adapted:
+        """Adapts one lane; concurrent calls share one batched inner loop. The state stays resident under `job.key`.
+
+        Raises InitializerNotInstalled, Overloaded, AdaptationFailed.
+        """
+        ...
+
+    async def predict(self, key: StateKey, queries: Array) -> Answers:
+        """Answers queries (n_query, *input shape) float32; concurrent calls share one batched forward.
+
+        Raises StateNotResident when the state must be restored first, InitializerNotInstalled, Overloaded.
+        """
+        ...
+
+    async def restore(self, key: StateKey, state: bytes) -> None:
+        """Makes a cached state resident again. Raises StateCorrupt when the bytes do not fit the initializer."""
+        ...
+
+    def forget(self, task_id: str) -> None:
+        """Drops the resident states of a task."""
+        ...
+
+    async def close(self) -> None:
+        """Stops admitting, finishes the running batch, fails what is still waiting with `Draining`."""
+        ...
+
+
+def inspect(card: Mapping[str, Any], ref: InitializerRef) -> InitializerInfo:
+    """An initializer's card as the service reads it, without torch."""
+    from app.domain import InputSpec, Limits
+
+    return InitializerInfo(
+        ref=ref,
+        kind=card["learner"]["kind"],
+        input=InputSpec(kind=card["input"]["kind"], shape=tuple(card["input"]["shape"])),
+        limits=Limits(**{name: int(card["limits"][name]) for name in ("min_way", "max_way", "max_support", "max_steps")}),
+        default_steps=int(card["default_steps"]),
+        sha256=card["sha256"],
+        card=card,
+    )

@@ -1,0 +1,59 @@
+"""The one protocol of every learner: a batch of support sets in, adapted states out; queries in, logits out.
+
+Learners are frozen values without tensors. Meta-parameters go in as `params`, adapted states come out:
+nothing is written, so many tenants share one learner, and the same call serves training and serving.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from models.support import Params, State, Support
+
+Kind = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What one batched adaptation yields.
+
+    state: tensors with a leading lane axis (see `models.support.State`)
+    loss, accuracy: (lanes, steps + 1) on the support set before each inner step and after the last, detached;
+    a method without inner steps gives one column; accuracy is NaN for regression.
+    """
+
+    state: State
+    loss: Tensor
+    accuracy: Tensor
+
+
+class Learner(Protocol):
+    """A backbone and a method. `params` are meta-parameters without a lane axis."""
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def default_steps(self) -> int:
+        """Inner steps when the caller names none; 0 for a method that has none."""
+        ...
+
+    def init(self, generator: torch.Generator) -> Params:
+        """Fresh meta-parameters, float32 on the CPU, a function of the generator alone."""
+        ...
+
+    def adapt(self, params: Params, support: Support, steps: int | None = None, *, differentiable: bool = False) -> Adaptation:
+        """Adapts every lane to its own support set. With `differentiable`, the state keeps its graph to `params`."""
+        ...
+
+    def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
+        """Logits (lanes, n_query, max_way), minus infinity for classes a lane does not have;
+        or (lanes, n_query, n_out) for regression. queries (lanes, n_query, *input_shape)."""
+        ...

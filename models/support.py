@@ -1,0 +1,134 @@
+"""Support sets as batched tensors: many tasks' labelled examples, padded and masked into lanes.
+
+A *lane* is one task's slot in a batch. Ragged ways and shots are padded; masks make the padding invisible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from models.errors import InvalidSupport
+
+Params = dict[str, Tensor]
+"""Named tensors without a lane axis: meta-parameters."""
+
+State = dict[str, Tensor]
+"""Named tensors with a leading lane axis: adapted states. A name that starts with `class.` has its class axis
+second, (lanes, max_way, ...); that axis is padded with zeros, and `class.mask` (lanes, max_way) bool says what is real."""
+
+CLASS_PREFIX = "class."
+
+
+@dataclass(frozen=True)
+class Support:
+    """The support sets of a batch of tasks.
+
+    inputs (lanes, n_support, *input_shape) float
+    targets (lanes, n_support) int64 class index, or (lanes, n_support, n_out) float for regression
+    mask (lanes, n_support) bool: which examples are real
+    class_mask (lanes, max_way) bool: which classes are real; max_way is 0 for regression
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    mask: Tensor
+    class_mask: Tensor
+
+    @property
+    def lanes(self) -> int:
+        return self.inputs.shape[0]
+
+    @property
+    def max_way(self) -> int:
+        return self.class_mask.shape[1]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Support:
+        """The same support sets on `device`, floats in `dtype`."""
+        targets = self.targets.to(device, dtype) if self.targets.is_floating_point() else self.targets.to(device)
+        return replace(
+            self,
+            inputs=self.inputs.to(device, dtype),
+            targets=targets,
+            mask=self.mask.to(device),
+            class_mask=self.class_mask.to(device),
+        )
+
+
+def make_support(inputs: Tensor, targets: Tensor, n_way: int = 0) -> Support:
+    """One task's support set as a batch of one lane.
+
+    inputs (n_support, *input_shape); targets (n_support,) int64 in [0, n_way), or (n_support, n_out) float when n_way is 0.
+    Raises InvalidSupport when empty, ragged, or when a class of [0, n_way) has no example.
+    """
+    if len(inputs) == 0:
+        raise InvalidSupport("the support set is empty; at least one example is needed")
+    if len(inputs) != len(targets):
+        raise InvalidSupport(f"{len(inputs)} inputs but {len(targets)} targets")
+    if n_way:
+        _check_every_class_present(targets, n_way)
+    mask = torch.ones(1, len(inputs), dtype=torch.bool, device=inputs.device)
+    class_mask = torch.ones(1, n_way, dtype=torch.bool, device=inputs.device)
+    return Support(inputs.unsqueeze(0), targets.unsqueeze(0), mask, class_mask)
+
+
+def _check_every_class_present(targets: Tensor, n_way: int) -> None:
+    present = set(targets.tolist())
+    if not present <= set(range(n_way)):
+        raise InvalidSupport(f"class indices must be in [0, {n_way}), got {sorted(present - set(range(n_way)))}")
+    if len(present) < n_way:
+        raise InvalidSupport(f"classes {sorted(set(range(n_way)) - present)} have no example")
+
+
+def stack_supports(supports: Sequence[Support]) -> Support:
+    """Joins batches of lanes into one, padding examples and classes to the longest."""
+    n_support = max(s.inputs.shape[1] for s in supports)
+    max_way = max(s.max_way for s in supports)
+    return Support(
+        inputs=torch.cat([pad_axis(s.inputs, 1, n_support) for s in supports]),
+        targets=torch.cat([pad_axis(s.targets, 1, n_support) for s in supports]),
+        mask=torch.cat([pad_axis(s.mask, 1, n_support) for s in supports]),
+        class_mask=torch.cat([pad_axis(s.class_mask, 1, max_way) for s in supports]),
+    )
+
+
+def stack_states(states: Sequence[State]) -> State:
+    """Joins adapted states into one batch of lanes, padding the class axis to the widest."""
+    max_way = max((s["class.mask"].shape[1] for s in states if "class.mask" in s), default=0)
+
+    def join(name: str) -> Tensor:
+        parts = [s[name] for s in states]
+        if name.startswith(CLASS_PREFIX):
+            parts = [pad_axis(part, 1, max_way) for part in parts]
+        return torch.cat(parts)
+
+    return {name: join(name) for name in states[0]}
+
+
+def split_state(state: State) -> list[State]:
+    """One state per lane, each with a lane axis of one and its class axis cut to its own number of ways."""
+    lanes = next(iter(state.values())).shape[0]
+    return [_take_lane(state, lane) for lane in range(lanes)]
+
+
+def _take_lane(state: State, lane: int) -> State:
+    ways = int(state["class.mask"][lane].sum()) if "class.mask" in state else 0
+
+    def take(name: str, tensor: Tensor) -> Tensor:
+        piece = tensor[lane : lane + 1]
+        return (piece[:, :ways] if name.startswith(CLASS_PREFIX) else piece).clone()
+
+    return {name: take(name, tensor) for name, tensor in state.items()}
+
+
+def pad_axis(tensor: Tensor, axis: int, size: int) -> Tensor:
+    """`tensor` with zeros (False) appended along `axis` up to `size`."""
+    missing = size - tensor.shape[axis]
+    if missing == 0:
+        return tensor
+    shape = list(tensor.shape)
+    shape[axis] = missing
+    return torch.cat([tensor, tensor.new_zeros(shape)], dim=axis)
