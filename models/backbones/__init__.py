@@ -1,0 +1,47 @@
+"""Backbones: networks that turn inputs into features, with shared or per-lane parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from models.backbones.conv4 import Conv4
+from models.backbones.mlp import Mlp
+from models.errors import InvalidOptions
+from models.support import Params
+
+__all__ = ["Backbone", "Conv4", "Mlp", "build_backbone"]
+
+KINDS: Mapping[str, type[Conv4] | type[Mlp]] = {"conv4": Conv4, "mlp": Mlp}
+
+
+class Backbone(Protocol):
+    """A network as a value; its parameters travel beside it."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def feature_dim(self) -> int: ...
+
+    def init(self, generator: torch.Generator) -> Params: ...
+
+    def features(self, params: Params, inputs: Tensor) -> Tensor: ...
+
+
+def build_backbone(spec: Mapping[str, Any], input_shape: tuple[int, ...]) -> Backbone:
+    """The backbone that `spec` describes: {"kind": "conv4" | "mlp", ...its fields}. Raises InvalidOptions."""
+    options = dict(spec)
+    kind = options.pop("kind", None)
+    if "hidden" in options:
+        options["hidden"] = tuple(options["hidden"])
+    if kind not in KINDS:
+        raise InvalidOptions(f"backbone.kind must be one of {sorted(KINDS)}, got {kind!r}")
+    known = {field.name for field in fields(KINDS[kind])} - {"input_shape"}
+    if unknown := set(options) - known:
+        raise InvalidOptions(f"backbone {kind} has no option {sorted(unknown)}; it has {sorted(known)}")
+    return KINDS[kind](input_shape=input_shape, **options)

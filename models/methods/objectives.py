@@ -1,0 +1,42 @@
+"""What the inner loop descends and what it reports, per lane, blind to padding."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.support import Support
+
+
+def mask_absent_classes(logits: Tensor, class_mask: Tensor) -> Tensor:
+    """logits (lanes, n, max_way) with minus infinity where `class_mask` (lanes, max_way) is False."""
+    return logits.masked_fill(~class_mask.unsqueeze(1), -torch.inf)
+
+
+def class_balanced_weights(support: Support, dtype: torch.dtype) -> Tensor:
+    """Weight of each example, (lanes, n_support): one over its class's count, zero for padding. Sums to the number of ways.
+
+    With equal shots this is "cross entropy divided by K, summed" of the authors' MAML code; with ragged shots no class
+    outweighs another, and the size of the step does not depend on the number of ways.
+    """
+    mask = support.mask.to(dtype)
+    counts = mask.new_zeros(support.lanes, support.max_way).scatter_add_(1, support.targets, mask)
+    return mask / counts.gather(1, support.targets).clamp(min=1)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Per-example cross entropy (lanes, n) of logits (lanes, n, max_way) that may hold minus infinity."""
+    return -F.log_softmax(logits, dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+
+def support_accuracy(logits: Tensor, support: Support) -> Tensor:
+    """Share of each lane's real examples whose largest logit is their class, (lanes,)."""
+    hits = (logits.argmax(-1) == support.targets) & support.mask
+    return hits.sum(1) / support.mask.sum(1)
+
+
+def squared_error(values: Tensor, support: Support) -> Tensor:
+    """Mean squared error of each lane over its real examples, (lanes,). values (lanes, n, n_out)."""
+    errors = (values - support.targets).square().mean(-1) * support.mask
+    return errors.sum(1) / support.mask.sum(1)

@@ -1,0 +1,71 @@
+"""Prototypical networks: the nearest class mean in a learned embedding (Snell et al. 2017, arXiv:1703.05175)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.backbones import Backbone
+from models.learner import Adaptation, Kind
+from models.methods.objectives import class_balanced_weights, cross_entropy, mask_absent_classes, support_accuracy
+from models.support import Params, State, Support
+
+PROTOTYPES, CLASS_MASK = "class.prototypes", "class.mask"
+
+
+@dataclass(frozen=True)
+class ProtoNet:
+    """An embedding whose adapted state is one prototype per class; the squared Euclidean distance answers (eq. 1 and 2)."""
+
+    backbone: Backbone
+    kind: Kind = "classification"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.backbone.input_shape
+
+    @property
+    def default_steps(self) -> int:
+        return 0
+
+    def init(self, generator: torch.Generator) -> Params:
+        return self.backbone.init(generator)
+
+    def adapt(self, params: Params, support: Support, steps: int | None = None, *, differentiable: bool = False) -> Adaptation:
+        with torch.set_grad_enabled(differentiable):
+            features = self.backbone.features(params, support.inputs)
+            state = {PROTOTYPES: class_means(features, support), CLASS_MASK: support.class_mask}
+        with torch.no_grad():
+            loss, accuracy = self._measure(state, features, support)
+        return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1))
+
+    def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
+        return self._compare(state, self.backbone.features(params, queries))
+
+    def _compare(self, state: State, features: Tensor) -> Tensor:
+        return mask_absent_classes(-squared_distances(features, state[PROTOTYPES]), state[CLASS_MASK])
+
+    def _measure(self, state: State, features: Tensor, support: Support) -> tuple[Tensor, Tensor]:
+        logits = self._compare(state, features)
+        weights = class_balanced_weights(support, logits.dtype)
+        losses = cross_entropy(logits, support.targets).where(support.mask, 0) * weights
+        return losses.sum(1) / support.class_mask.sum(1), support_accuracy(logits, support).to(logits.dtype)
+
+
+def class_means(features: Tensor, support: Support) -> Tensor:
+    """Mean feature of each class, the prototypes of eq. 1: (lanes, n_support, d) to (lanes, max_way, d), zeros for padding."""
+    weights = class_balanced_weights(support, features.dtype)
+    members = torch.zeros(*weights.shape, support.max_way, dtype=features.dtype, device=features.device)
+    members = members.scatter(2, support.targets.unsqueeze(2), weights.unsqueeze(2))  # (lanes, n_support, max_way)
+    return members.mT @ features
+
+
+def squared_distances(points: Tensor, centres: Tensor) -> Tensor:
+    """|p - c|^2 of (lanes, n, d) and (lanes, m, d) as (lanes, n, m).
+
+    Summed over differences, not expanded into squares: |p|^2 - 2pc + |c|^2 loses digits when the distances are small,
+    and then an answer would change with its batch.
+    """
+    return (points.unsqueeze(2) - centres.unsqueeze(1)).square().sum(-1)
