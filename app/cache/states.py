@@ -1,0 +1,150 @@
+"""Adapted states outside the device: safetensors bytes under their StateKey, in this process or in Redis."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Protocol
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from app import telemetry
+from app.cache import keys
+from app.domain import StateKey
+from app.errors import Unavailable
+
+
+class StateCache(Protocol):
+    """A cache that may lose anything at any time: a lost state is adapted again. Redis away raises Unavailable redis_unavailable."""
+
+    async def get(self, key: StateKey) -> bytes | None:
+        """The state's bytes, or None when they are not here (any more)."""
+        ...
+
+    async def put(self, key: StateKey, state: bytes) -> None:
+        """Keeps a state for the cache's TTL, counted from its last use."""
+        ...
+
+    async def delete(self, key: StateKey) -> None:
+        """Forgets one state."""
+        ...
+
+    async def delete_task(self, task_id: str) -> None:
+        """Forgets every state of a task."""
+        ...
+
+    async def ping(self) -> None:
+        """Raises Unavailable when the cache cannot be reached."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of connections."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Entry:
+    state: bytes
+    expires_at: float
+
+
+class LruStateCache:
+    """The cache of a process without Redis: bounded in bytes, least recently used out first."""
+
+    def __init__(self, max_bytes: int, ttl_s: float, *, clock: Callable[[], float] = monotonic) -> None:
+        self._max_bytes, self._ttl_s, self._clock = max_bytes, ttl_s, clock
+        self._entries: OrderedDict[StateKey, _Entry] = OrderedDict()
+        self._bytes = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all states held."""
+        return self._bytes
+
+    async def get(self, key: StateKey) -> bytes | None:
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        self._drop(key)
+        if entry.expires_at <= self._clock():
+            return None
+        self._keep(key, entry.state)
+        return entry.state
+
+    async def put(self, key: StateKey, state: bytes) -> None:
+        self._drop(key)
+        if len(state) > self._max_bytes:
+            return
+        self._keep(key, state)
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+            telemetry.count_state("cache", "evict")
+
+    async def delete(self, key: StateKey) -> None:
+        self._drop(key)
+
+    async def delete_task(self, task_id: str) -> None:
+        for key in [key for key in self._entries if key.task_id == task_id]:
+            self._drop(key)
+
+    async def ping(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        self._entries.clear()
+        self._bytes = 0
+
+    def _keep(self, key: StateKey, state: bytes) -> None:
+        self._entries[key] = _Entry(state, self._clock() + self._ttl_s)
+        self._bytes += len(state)
+
+    def _drop(self, key: StateKey) -> None:
+        entry = self._entries.pop(key, None)
+        self._bytes -= len(entry.state) if entry else 0
+
+
+class RedisStateCache:
+    """The cache shared by all processes. The client must not decode responses: states are bytes."""
+
+    def __init__(self, redis: Redis, ttl_s: int, *, namespace: str = keys.NAMESPACE) -> None:
+        self._redis, self._ttl_s, self._namespace = redis, ttl_s, namespace
+
+    async def get(self, key: StateKey) -> bytes | None:
+        name = keys.states_key(self._namespace, key.task_id)
+        async with _as_unavailable(), self._redis.pipeline(transaction=False) as pipe:
+            state, _ = await pipe.hget(name, keys.state_field(key)).expire(name, self._ttl_s).execute()
+        return bytes(state) if state is not None else None
+
+    async def put(self, key: StateKey, state: bytes) -> None:
+        name = keys.states_key(self._namespace, key.task_id)
+        # One transaction: a hash without its TTL would stay for ever.
+        async with _as_unavailable(), self._redis.pipeline(transaction=True) as pipe:
+            await pipe.hset(name, keys.state_field(key), state).expire(name, self._ttl_s).execute()
+
+    async def delete(self, key: StateKey) -> None:
+        async with _as_unavailable():
+            await self._redis.hdel(keys.states_key(self._namespace, key.task_id), keys.state_field(key))
+
+    async def delete_task(self, task_id: str) -> None:
+        async with _as_unavailable():
+            await self._redis.delete(keys.states_key(self._namespace, task_id))
+
+    async def ping(self) -> None:
+        async with _as_unavailable():
+            await self._redis.ping()
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+
+@asynccontextmanager
+async def _as_unavailable() -> AsyncIterator[None]:
+    """The one place where redis-py's errors become ours."""
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise Unavailable(f"Redis cannot be reached: {error}", code="redis_unavailable") from error
