@@ -1,0 +1,122 @@
+"""Laws 1 to 5 of the design, each on every learner. Law 6 needs the service: tests/e2e holds it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.methods import METHODS
+from models.support import Support, split_state, stack_states, stack_supports
+from tests.laws.conftest import TOLERANCE, World
+from tests.laws.learners import SPECS
+
+
+def test_every_method_is_under_the_laws() -> None:
+    assert {spec["method"] for spec in SPECS.values()} == set(METHODS)
+
+
+class TestAloneIsTogether:
+    """Law 1: a lane gives the same result in any batch, at any position, with any padding."""
+
+    def test_a_lane_adapts_alike_in_any_company_and_position(self, world: World) -> None:
+        tasks = [world.support(2, (1, 1)), world.support(4, (2, 1, 3, 1)), world.support(3, (5, 1, 2))]
+        queries = world.inputs(3)
+        for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+            states = split_state(world.adapt(stack_supports([tasks[i] for i in order])))
+            for task, state in zip(order, states, strict=True):
+                together = world.predict(state, queries.unsqueeze(0))[0]
+                torch.testing.assert_close(together, world.answer(tasks[task], queries), **TOLERANCE)
+
+    def test_the_adapted_tensors_are_the_same_too(self, world: World) -> None:
+        mine, other = world.support(3, (1, 2, 1)), world.support(4, (4, 4, 4, 4))
+        alone = split_state(world.adapt(mine))[0]
+        together = split_state(world.adapt(stack_supports([other, mine, other])))[1]
+        assert alone.keys() == together.keys()
+        for name in alone:
+            torch.testing.assert_close(together[name], alone[name], **TOLERANCE)
+
+    def test_a_lane_answers_alike_beside_other_states(self, world: World) -> None:
+        states = [split_state(world.adapt(world.support(n_way)))[0] for n_way in (2, 4, 3)]
+        queries = torch.stack([world.inputs(2) for _ in states])
+        together = world.predict(stack_states(states), queries)
+        for lane, state in enumerate(states):
+            alone = world.predict(state, queries[lane : lane + 1])[0]
+            torch.testing.assert_close(together[lane, :, : alone.shape[-1]], alone, **TOLERANCE)
+
+    def test_a_class_that_a_lane_does_not_have_gets_no_probability(self, world: World) -> None:
+        if world.learner.kind == "regression":
+            return
+        states = [split_state(world.adapt(world.support(n_way)))[0] for n_way in (2, 4)]
+        together = world.predict(stack_states(states), torch.stack([world.inputs(3)] * 2))
+        assert together[0, :, 2:].eq(0).all()
+        torch.testing.assert_close(together.sum(-1), torch.ones(2, 3, dtype=torch.float64))
+
+    def test_the_curve_of_a_lane_does_not_know_the_padding(self, world: World) -> None:
+        mine, other = world.support(3, (1, 2, 1)), world.support(4, (4, 4, 4, 4))
+        alone = world.learner.adapt(world.params, mine)
+        together = world.learner.adapt(world.params, stack_supports([other, mine]))
+        torch.testing.assert_close(together.loss[1], alone.loss[0], **TOLERANCE)
+        torch.testing.assert_close(together.accuracy[1], alone.accuracy[0], equal_nan=True, **TOLERANCE)
+
+
+def test_one_query_is_answered_as_in_a_batch_of_many(world: World) -> None:
+    """Law 2."""
+    state = world.adapt(world.support())
+    queries = world.inputs(9)
+    queries[4] *= 50  # a neighbour far from everything must not matter
+    together = world.predict(state, queries.unsqueeze(0))[0]
+    for index, query in enumerate(queries):
+        torch.testing.assert_close(world.predict(state, query[None, None])[0, 0], together[index], **TOLERANCE)
+
+
+def test_permuting_the_support_set_changes_nothing(world: World) -> None:
+    """Law 3, first half."""
+    support, queries = world.support(), world.inputs(5)
+    order = torch.randperm(support.inputs.shape[1], generator=world.generator)
+    shuffled = Support(support.inputs[:, order], support.targets[:, order], support.mask[:, order], support.class_mask)
+    torch.testing.assert_close(world.answer(shuffled, queries), world.answer(support, queries), **TOLERANCE)
+
+
+def test_permuting_the_classes_permutes_the_answer(world: World) -> None:
+    """Law 3, second half: no class is special before its first example is seen."""
+    if world.learner.kind == "regression":
+        return
+    support, queries = world.support(), world.inputs(5)
+    names = torch.tensor([2, 0, 3, 1])
+    renamed = Support(support.inputs, names[support.targets], support.mask, support.class_mask)
+    torch.testing.assert_close(world.answer(renamed, queries)[:, names], world.answer(support, queries), **TOLERANCE)
+
+
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_adapting_and_predicting_write_nothing_to_the_learner(world: World, differentiable: bool) -> None:
+    """Law 4."""
+    before = {name: tensor.clone() for name, tensor in world.params.items()}
+    support = world.support()
+    adaptation = world.learner.adapt(world.params, support, differentiable=differentiable)
+    world.predict(adaptation.state, world.inputs(2).unsqueeze(0))
+    assert all(torch.equal(world.params[name], tensor) for name, tensor in before.items())
+    assert not any(tensor.requires_grad for tensor in world.params.values())
+
+
+def test_a_state_shares_no_memory_with_the_learner(world: World) -> None:
+    """Law 4: whoever scribbles on a split state does not reach the meta-parameters."""
+    before = {name: tensor.clone() for name, tensor in world.params.items()}
+    for tensor in split_state(world.adapt(world.support(), steps=0 if world.learner.default_steps else None))[0].values():
+        tensor.zero_()
+    assert all(torch.equal(world.params[name], tensor) for name, tensor in before.items())
+
+
+def test_the_same_support_gives_the_same_state_bit_for_bit(world: World) -> None:
+    """Law 5."""
+    support = world.support()
+    first, second = world.adapt(support), world.adapt(support)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_adapting_learns_the_support_set(world: World) -> None:
+    """No law, but without it the laws would hold for a learner that does nothing."""
+    adaptation = world.learner.adapt(world.params, world.support())
+    if world.learner.default_steps:
+        assert adaptation.loss[0, -1] < adaptation.loss[0, 0]
+    else:
+        assert adaptation.accuracy[0, -1] > 0.5  # four classes of random noise: chance is 0.25
