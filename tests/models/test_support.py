@@ -1,0 +1,39 @@
+"""Support sets are checked once when they are made, then stacked, padded and split without loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.errors import InvalidSupport
+from models.support import make_support, split_state, stack_states, stack_supports
+
+
+def test_stacking_pads_examples_and_classes_and_masks_them() -> None:
+    small = make_support(torch.ones(2, 3), torch.tensor([0, 1]), 2)
+    large = make_support(torch.ones(4, 3), torch.tensor([0, 1, 2, 2]), 3)
+    both = stack_supports([small, large])
+    assert both.inputs.shape == (2, 4, 3)
+    assert both.mask.tolist() == [[True, True, False, False], [True] * 4]
+    assert both.class_mask.tolist() == [[True, True, False], [True] * 3]
+
+
+def test_states_survive_stacking_and_splitting() -> None:
+    first = {"class.mask": torch.ones(1, 2, dtype=torch.bool), "class.weight": torch.rand(1, 2, 5), "body": torch.rand(1, 4)}
+    second = {"class.mask": torch.ones(1, 3, dtype=torch.bool), "class.weight": torch.rand(1, 3, 5), "body": torch.rand(1, 4)}
+    for before, after in zip((first, second), split_state(stack_states([first, second])), strict=True):
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("count", "targets", "n_way", "words"),
+    [
+        (0, [], 2, "empty"),
+        (2, [0], 2, "2 inputs but 1 targets"),
+        (2, [0, 0], 2, r"classes \[1\] have no example"),
+        (2, [0, 5], 2, r"must be in \[0, 2\), got \[5\]"),
+    ],
+)
+def test_a_faulty_support_set_is_refused(count: int, targets: list[int], n_way: int, words: str) -> None:
+    with pytest.raises(InvalidSupport, match=words):
+        make_support(torch.rand(count, 3), torch.tensor(targets, dtype=torch.int64), n_way)
