@@ -1,0 +1,113 @@
+"""The database: `read()` and `write()`. The end of `write()` is the only commit in the program."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from app.errors import Unavailable
+
+# WAL lets readers go on beside the one writer; NORMAL loses no committed row when the process is killed, only on power failure.
+SQLITE_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    "busy_timeout=5000",
+    "foreign_keys=ON",
+    "temp_store=MEMORY",
+    "cache_size=-65536",
+    "mmap_size=268435456",
+)
+
+
+class Database:
+    """One database, reached with SQLAlchemy's async engines. url names its driver, as `Settings.resolved_database_url` does.
+
+    SQLite: a reader pool of 4 and a writer pool of 1 that begins IMMEDIATE (deferred transactions of two processes that read, then
+    write, fail with "database is locked" whatever the timeout). PostgreSQL: one pool for both.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 16, pool_timeout_s: float = 10.0, connect_timeout_s: int = 3) -> None:
+        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self._reader = _sqlite_engine(url, pool_size=4, begin="BEGIN")
+            self._writer = _sqlite_engine(url, pool_size=1, begin="BEGIN IMMEDIATE")
+        else:
+            self._reader = self._writer = create_async_engine(
+                url,
+                pool_size=pool_size,
+                max_overflow=0,
+                pool_timeout=pool_timeout_s,
+                pool_pre_ping=True,  # a restarted server costs a ping, not a failed request
+                connect_args={"connect_timeout": connect_timeout_s} if "psycopg" in url else {},
+            )
+        self._read_session = async_sessionmaker(self._reader, expire_on_commit=False, autoflush=False)
+        self._write_session = async_sessionmaker(self._writer, expire_on_commit=False, autoflush=False)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """A session that is rolled back. Raises Unavailable database_unavailable."""
+        async with _as_unavailable(), self._read_session() as session:
+            yield session
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        """One transaction: committed at the end, rolled back by any exception. Raises Unavailable database_unavailable."""
+        async with _as_unavailable(), self._write_session() as session, session.begin():
+            yield session
+
+    async def ping(self) -> None:
+        """Raises Unavailable when the database cannot be reached."""
+        async with self.read() as session:
+            await session.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        for engine in {self._reader, self._writer}:
+            await engine.dispose()
+
+
+def prepare_sqlite(engine: Engine, begin: str) -> None:
+    """Makes an engine's connections begin as told and run under our pragmas."""
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # sqlite3 must not begin for us: it would begin deferred
+        cursor = connection.cursor()
+        for pragma in SQLITE_PRAGMAS:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+
+def _sqlite_engine(url: str, *, pool_size: int, begin: str) -> AsyncEngine:
+    # pool_timeout 30 s: at 1 to 3 ms a write, a queue of thousands of writers still gets its turn.
+    engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=30.0)
+    prepare_sqlite(engine.sync_engine, begin)
+    return engine
+
+
+@asynccontextmanager
+async def _as_unavailable() -> AsyncIterator[None]:
+    """The one place where the drivers' connection errors become ours."""
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
+        raise Unavailable(f"The database cannot be reached: {_first_line(error)}", code="database_unavailable") from error
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise Unavailable(f"The database went away: {_first_line(error)}", code="database_unavailable") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(getattr(error, "orig", None) or error).strip().split("\n")[0]

@@ -1,0 +1,117 @@
+"""Metrics: every name the service exports. Labels are few and bounded; no label is a task, a key or a URL.
+
+| metric                                       | type      | labels             | what it says                                               |
+|----------------------------------------------|-----------|--------------------|------------------------------------------------------------|
+| `innerloop_tasks_created_total`              | counter   | initializer        | tasks accepted (equal requests answered by a live task not)  |
+| `innerloop_adaptations_total`                | counter   | outcome            | ready, failed, released (given back), superseded (lost the finish) |
+| `innerloop_adaptation_phase_seconds`         | histogram | phase              | queue_wait, queue, device, encode, store                   |
+| `innerloop_lanes_per_batch`                  | histogram | work               | lanes joined in one device batch; work is adapt or predict |
+| `innerloop_queue_depth`                      | gauge     | queue              | lanes waiting for the device, by work; `rows`: unfinished rows |
+| `innerloop_states_total`                     | counter   | tier, event        | tier device or cache; event hit, miss, evict               |
+| `innerloop_predictions_total`                | counter   | initializer        | queries answered                                           |
+| `innerloop_prediction_phase_seconds`         | histogram | phase              | queue, device, encode, total                               |
+| `innerloop_reloads_total`                    | counter   | initializer, outcome | changed, unchanged, rejected                             |
+| `innerloop_initializer_version`              | gauge     | initializer        | the current version, as this process knows it              |
+
+FastAPI and docket report to OpenTelemetry; `bridge_opentelemetry` brings their metrics into the same page.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal
+
+from opentelemetry import metrics as otel
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+Outcome = Literal["ready", "failed", "released", "superseded"]
+Work = Literal["adapt", "predict"]
+
+# From a prototype forward on a GPU (0.3 ms) to a job that waited through a redelivery (30 s and more).
+_SECONDS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+_LANES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class _Metrics:
+    """The process's own registry, made at first use: nothing is built at import."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        of = {"registry": self.registry}
+        self.tasks = Counter("innerloop_tasks_created", "Tasks accepted.", ["initializer"], **of)
+        self.adaptations = Counter("innerloop_adaptations", "Adaptations by how they ended.", ["outcome"], **of)
+        self.adapt_phase = Histogram(
+            "innerloop_adaptation_phase_seconds", "Where adaptations spend time.", ["phase"], buckets=_SECONDS, **of
+        )
+        self.lanes = Histogram("innerloop_lanes_per_batch", "Lanes joined in one device batch.", ["work"], buckets=_LANES, **of)
+        self.depth = Gauge("innerloop_queue_depth", "What waits.", ["queue"], **of)
+        self.states = Counter("innerloop_states", "Adapted states looked for, by tier.", ["tier", "event"], **of)
+        self.predictions = Counter("innerloop_predictions", "Queries answered.", ["initializer"], **of)
+        self.predict_phase = Histogram(
+            "innerloop_prediction_phase_seconds", "Where predictions spend time.", ["phase"], buckets=_SECONDS, **of
+        )
+        self.reloads = Counter("innerloop_reloads", "Reloads by outcome.", ["initializer", "outcome"], **of)
+        self.version = Gauge("innerloop_initializer_version", "The current version.", ["initializer"], **of)
+
+
+@cache
+def _metrics() -> _Metrics:
+    return _Metrics()
+
+
+def count_task(initializer: str) -> None:
+    """One task was accepted."""
+    _metrics().tasks.labels(initializer).inc()
+
+
+def count_adaptation(outcome: Outcome, timings_ms: dict[str, float] | None = None) -> None:
+    """One adaptation ended; its phases in milliseconds go to the histogram in seconds."""
+    _metrics().adaptations.labels(outcome).inc()
+    for phase, ms in (timings_ms or {}).items():
+        _metrics().adapt_phase.labels(phase).observe(ms / 1000)
+
+
+def observe_lanes(work: Work, lanes: int) -> None:
+    """One batch went to the device."""
+    _metrics().lanes.labels(work).observe(lanes)
+
+
+def set_queue_depth(queue: Literal["adapt", "predict", "rows"], waiting: int) -> None:
+    """How many lanes wait for the device, or how many rows are unfinished."""
+    _metrics().depth.labels(queue).set(waiting)
+
+
+def count_state(tier: Literal["device", "cache"], event: Literal["hit", "miss", "evict"]) -> None:
+    """An adapted state was found, was not found, or had to go."""
+    _metrics().states.labels(tier, event).inc()
+
+
+def count_predictions(initializer: str, n_query: int, timings_ms: dict[str, float]) -> None:
+    """One request was answered."""
+    _metrics().predictions.labels(initializer).inc(n_query)
+    for phase, ms in timings_ms.items():
+        _metrics().predict_phase.labels(phase).observe(ms / 1000)
+
+
+def count_reload(initializer: str, outcome: Literal["changed", "unchanged", "rejected"]) -> None:
+    """One reload ended."""
+    _metrics().reloads.labels(initializer, outcome).inc()
+
+
+def set_current_version(initializer: str, version: int) -> None:
+    """This process now creates tasks with this version."""
+    _metrics().version.labels(initializer).set(version)
+
+
+@cache
+def bridge_opentelemetry() -> None:
+    """Gives FastAPI's and docket's instruments a provider whose metrics land on our page; once per process, called by the roots."""
+    otel.set_meter_provider(MeterProvider(metric_readers=[PrometheusMetricReader()]))
+
+
+def render_metrics() -> bytes:
+    """The Prometheus page: our metrics, then those of the process, FastAPI and docket."""
+    return generate_latest(_metrics().registry) + generate_latest(REGISTRY)
