@@ -1,0 +1,57 @@
+"""Episodes: batches of small learning problems, each a support set and the queries that judge it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from models.learner import Kind
+from models.support import Support
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class EpisodeShape:
+    """How large the episodes of a batch are. n_way is 0 for regression; n_query counts per class (in all, for regression)."""
+
+    n_way: int
+    k_shot: int
+    n_query: int
+    tasks: int
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """One episode per lane.
+
+    query_inputs (lanes, n_query, *input_shape); query_targets (lanes, n_query) int64, or (lanes, n_query, n_out) float.
+    """
+
+    support: Support
+    query_inputs: Tensor
+    query_targets: Tensor
+
+    def to(self, device: torch.device | str) -> EpisodeBatch:
+        """The same episodes on `device`."""
+        return replace(
+            self,
+            support=self.support.to(device),
+            query_inputs=self.query_inputs.to(device),
+            query_targets=self.query_targets.to(device),
+        )
+
+
+class EpisodeSource(Protocol):
+    """Where episodes come from. A draw is a function of the generator's state alone."""
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+
+    def draw(self, shape: EpisodeShape, generator: torch.Generator) -> EpisodeBatch: ...
