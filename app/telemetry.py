@@ -1,17 +1,17 @@
 """Metrics: every name the service exports. Labels are few and bounded; no label is a task, a key or a URL.
 
-| metric                                       | type      | labels             | what it says                                               |
-|----------------------------------------------|-----------|--------------------|------------------------------------------------------------|
-| `innerloop_tasks_created_total`              | counter   | initializer        | tasks accepted (equal requests answered by a live task not)  |
-| `innerloop_adaptations_total`                | counter   | outcome            | ready, failed, released (given back), superseded (lost the finish) |
-| `innerloop_adaptation_phase_seconds`         | histogram | phase              | queue_wait, queue, device, encode, store                   |
-| `innerloop_lanes_per_batch`                  | histogram | work               | lanes joined in one device batch; work is adapt or predict |
-| `innerloop_queue_depth`                      | gauge     | queue              | lanes waiting for the device, by work; `rows`: unfinished rows |
-| `innerloop_states_total`                     | counter   | tier, event        | tier device or cache; event hit, miss, evict               |
-| `innerloop_predictions_total`                | counter   | initializer        | queries answered                                           |
-| `innerloop_prediction_phase_seconds`         | histogram | phase              | queue, device, encode, total                               |
-| `innerloop_reloads_total`                    | counter   | initializer, outcome | changed, unchanged, rejected                             |
-| `innerloop_initializer_version`              | gauge     | initializer        | the current version, as this process knows it              |
+| metric                               | type      | labels               | what it says                                            |
+|--------------------------------------|-----------|----------------------|---------------------------------------------------------|
+| `innerloop_tasks_created_total`      | counter   | initializer          | tasks made; an equal request to a live task makes none  |
+| `innerloop_adaptations_total`        | counter   | outcome              | ready, failed, released (given back), superseded        |
+| `innerloop_adaptation_phase_seconds` | histogram | phase                | queue_wait, queue, device, encode, store                |
+| `innerloop_lanes_per_batch`          | histogram | work                 | lanes joined in one device batch: adapt or predict      |
+| `innerloop_queue_depth`              | gauge     | queue                | lanes waiting: adapt, predict; `rows`: unfinished rows  |
+| `innerloop_states_total`             | counter   | tier, event          | tier device or cache; event hit, miss, evict            |
+| `innerloop_predictions_total`        | counter   | initializer          | queries answered                                        |
+| `innerloop_prediction_phase_seconds` | histogram | phase                | queue, device, encode, total                            |
+| `innerloop_reloads_total`            | counter   | initializer, outcome | changed, unchanged, rejected                            |
+| `innerloop_initializer_version`      | gauge     | initializer          | the current version, as this process knows it           |
 
 FastAPI and docket report to OpenTelemetry; `bridge_opentelemetry` brings their metrics into the same page.
 """
@@ -40,21 +40,21 @@ class _Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        of = {"registry": self.registry}
-        self.tasks = Counter("innerloop_tasks_created", "Tasks accepted.", ["initializer"], **of)
-        self.adaptations = Counter("innerloop_adaptations", "Adaptations by how they ended.", ["outcome"], **of)
+        r = self.registry
+        self.tasks = Counter("innerloop_tasks_created", "Tasks made.", ["initializer"], registry=r)
+        self.adaptations = Counter("innerloop_adaptations", "Adaptations by how they ended.", ["outcome"], registry=r)
         self.adapt_phase = Histogram(
-            "innerloop_adaptation_phase_seconds", "Where adaptations spend time.", ["phase"], buckets=_SECONDS, **of
+            "innerloop_adaptation_phase_seconds", "Where adaptations spend time.", ["phase"], buckets=_SECONDS, registry=r
         )
-        self.lanes = Histogram("innerloop_lanes_per_batch", "Lanes joined in one device batch.", ["work"], buckets=_LANES, **of)
-        self.depth = Gauge("innerloop_queue_depth", "What waits.", ["queue"], **of)
-        self.states = Counter("innerloop_states", "Adapted states looked for, by tier.", ["tier", "event"], **of)
-        self.predictions = Counter("innerloop_predictions", "Queries answered.", ["initializer"], **of)
+        self.lanes = Histogram("innerloop_lanes_per_batch", "Lanes joined in one device batch.", ["work"], buckets=_LANES, registry=r)
+        self.depth = Gauge("innerloop_queue_depth", "What waits.", ["queue"], registry=r)
+        self.states = Counter("innerloop_states", "Adapted states looked for, by tier.", ["tier", "event"], registry=r)
+        self.predictions = Counter("innerloop_predictions", "Queries answered.", ["initializer"], registry=r)
         self.predict_phase = Histogram(
-            "innerloop_prediction_phase_seconds", "Where predictions spend time.", ["phase"], buckets=_SECONDS, **of
+            "innerloop_prediction_phase_seconds", "Where predictions spend time.", ["phase"], buckets=_SECONDS, registry=r
         )
-        self.reloads = Counter("innerloop_reloads", "Reloads by outcome.", ["initializer", "outcome"], **of)
-        self.version = Gauge("innerloop_initializer_version", "The current version.", ["initializer"], **of)
+        self.reloads = Counter("innerloop_reloads", "Reloads by outcome.", ["initializer", "outcome"], registry=r)
+        self.version = Gauge("innerloop_initializer_version", "The current version.", ["initializer"], registry=r)
 
 
 @cache

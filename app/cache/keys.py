@@ -1,9 +1,9 @@
 """Every Redis key the services own. The queue's keys are docket's and start with the docket's name.
 
-| key                                  | type | holds                                                        | TTL                             |
-|--------------------------------------|------|--------------------------------------------------------------|---------------------------------|
-| `innerloop:states:{task_id}`         | hash | field `r{revision}:{name}@{version}` -> safetensors bytes    | INNERLOOP_STATE_TTL_S, sliding  |
-| `innerloop:signal:{topic}`           | pub/sub channel | empty messages; topics below                      | -                               |
+| key                          | type    | holds                                                     | TTL                            |
+|------------------------------|---------|-----------------------------------------------------------|--------------------------------|
+| `innerloop:states:{task_id}` | hash    | field `r{revision}:{name}@{version}` -> safetensors bytes | INNERLOOP_STATE_TTL_S, sliding |
+| `innerloop:signal:{topic}`   | channel | empty messages; topics below                              | none                           |
 
 Topics: `adaptation:{task_id}:{revision}` (ready or failed), `initializer:{name}` (reloaded).
 """

@@ -148,7 +148,11 @@ class RedisSignals:
         prefix = keys.signal_channel(self._namespace, "")
         async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
             await pubsub.psubscribe(prefix + "*")
-            async for message in pubsub.listen():
+            while True:
+                # With a timeout of our own: the client's shorter one, meant for commands, would break an idle subscription.
+                message = await pubsub.get_message(timeout=30.0)
+                if message is None:
+                    continue
                 self._local.dispatch(bytes(message["channel"]).decode().removeprefix(prefix))
 
 

@@ -116,14 +116,18 @@ class RedisStateCache:
     async def get(self, key: StateKey) -> bytes | None:
         name = keys.states_key(self._namespace, key.task_id)
         async with _as_unavailable(), self._redis.pipeline(transaction=False) as pipe:
-            state, _ = await pipe.hget(name, keys.state_field(key)).expire(name, self._ttl_s).execute()
+            pipe.hget(name, keys.state_field(key))
+            pipe.expire(name, self._ttl_s)
+            state, _ = await pipe.execute()
         return bytes(state) if state is not None else None
 
     async def put(self, key: StateKey, state: bytes) -> None:
         name = keys.states_key(self._namespace, key.task_id)
         # One transaction: a hash without its TTL would stay for ever.
         async with _as_unavailable(), self._redis.pipeline(transaction=True) as pipe:
-            await pipe.hset(name, keys.state_field(key), state).expire(name, self._ttl_s).execute()
+            pipe.hset(name, keys.state_field(key), state)
+            pipe.expire(name, self._ttl_s)
+            await pipe.execute()
 
     async def delete(self, key: StateKey) -> None:
         async with _as_unavailable():

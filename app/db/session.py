@@ -39,7 +39,7 @@ class Database:
             self._reader = _sqlite_engine(url, pool_size=4, begin="BEGIN")
             self._writer = _sqlite_engine(url, pool_size=1, begin="BEGIN IMMEDIATE")
         else:
-            self._reader = self._writer = create_async_engine(
+            self._writer = create_async_engine(
                 url,
                 pool_size=pool_size,
                 max_overflow=0,
@@ -47,6 +47,8 @@ class Database:
                 pool_pre_ping=True,  # a restarted server costs a ping, not a failed request
                 connect_args={"connect_timeout": connect_timeout_s} if "psycopg" in url else {},
             )
+            # A read of several statements sees one moment; the writer's READ COMMITTED sees what others committed while it waited.
+            self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
         self._read_session = async_sessionmaker(self._reader, expire_on_commit=False, autoflush=False)
         self._write_session = async_sessionmaker(self._writer, expire_on_commit=False, autoflush=False)
 
@@ -69,8 +71,8 @@ class Database:
 
     async def close(self) -> None:
         """Closes every connection."""
-        for engine in {self._reader, self._writer}:
-            await engine.dispose()
+        await self._writer.dispose()
+        await self._reader.dispose()
 
 
 def prepare_sqlite(engine: Engine, begin: str) -> None:

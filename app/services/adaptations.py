@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from datetime import UTC, datetime, timedelta
+from time import perf_counter
+
+import structlog
+
+from app import telemetry
+from app.cache.keys import adaptation_topic
 from app.cache.signals import Signals
 from app.cache.states import StateCache
+from app.db import adaptations, predictions, rows, tasks
+from app.db.adaptations import Finish
+from app.db.ids import derived_id
 from app.db.session import Database
+from app.db.tables import AdaptationRow
+from app.domain import Adaptation, Adapted, Answers, Array, InitializerInfo, PredictionSet, StateKey, SupportSet, as_float32
 from app.engine.interface import Engine
+from app.errors import AppError, Draining, InitializerNotInstalled, Overloaded, StateNotResident, Unavailable
 from app.services.initializers import InitializerService
+from app.services.lanes import build_job, name_answers, phases_ms, state_key
 from app.services.queue_port import JobQueue
+from app.services.support_rules import check_options, check_queries, check_support
 from app.settings import Settings
+
+_log = structlog.get_logger(__name__)
+_EXPIRE_BATCH = 500
+_SWEEP_BATCH = 10_000
 
 
 class AdaptationService:
@@ -23,7 +44,9 @@ class AdaptationService:
         queue: JobQueue,
         initializers: InitializerService,
         settings: Settings,
-    ) -> None: ...
+    ) -> None:
+        self._database, self._cache, self._signals, self._engine = database, cache, signals, engine
+        self._queue, self._initializers, self._settings = queue, initializers, settings
 
     async def run(self, task_id: str, revision: int) -> None:
         """Adapts one revision; safe to call any number of times, in any number of processes, and to be killed at any point.
@@ -32,11 +55,28 @@ class AdaptationService:
         Unavailable and cancellation give the row back (queued, the attempt not counted) and are raised: the queue may retry, and the
         sweeper does.
         """
-        raise NotImplementedError
+        async with self._database.write() as session:
+            row = await adaptations.claim(session, task_id, revision, _now(), self._settings.max_attempts)
+        if row is None:
+            await self._fail_if_poison(task_id, revision)
+            return
+        adaptation = rows.adaptation_from(row)
+        try:
+            await self._adapt(adaptation, row.support_id)
+        except (Overloaded, Draining, Unavailable, asyncio.CancelledError):
+            telemetry.count_adaptation("released")
+            await asyncio.shield(self._give_back(adaptation))
+            raise
+        except AppError as error:
+            await self._fail(task_id, revision, error.code, error.detail)
+        except Exception:
+            _log.exception("adaptation_crashed", task_id=task_id, revision=revision)
+            await self._fail(task_id, revision, "internal_error", "The adaptation ended with an unexpected error; the log has it.")
 
     async def release(self, task_id: str, revision: int) -> None:
-        """Gives a claimed row that will not run here back to the queue: `queued`, the attempt not counted. Nothing if it is not adapting."""
-        raise NotImplementedError
+        """Gives a claimed row that will not run here back: `queued`, the attempt not counted. Nothing if it is not adapting."""
+        async with self._database.write() as session:
+            await adaptations.release(session, task_id, revision, None)
 
     async def sweep(self, *, older_than_s: float | None = None) -> int:
         """Expires tasks past their ttl, fails poison rows, enqueues unfinished rows again; the number enqueued.
@@ -44,4 +84,151 @@ class AdaptationService:
         older_than_s: rows touched more recently are left to their job; None is settings.sweep_after_s, 0 takes every unfinished row
         (for the start of a process whose queue was in memory). Raises Unavailable; nothing is lost then, the next sweep goes on.
         """
-        raise NotImplementedError
+        await self._expire()
+        before = _now() - timedelta(seconds=self._settings.sweep_after_s if older_than_s is None else older_than_s)
+        patient = min(before, _now() - timedelta(seconds=self._settings.redelivery_timeout_s))
+        async with self._database.read() as session:
+            poison = await adaptations.exhausted(session, patient, self._settings.max_attempts)
+            lost = await adaptations.unfinished(session, before, self._settings.max_attempts, _SWEEP_BATCH)
+            telemetry.set_queue_depth("rows", await adaptations.count_unfinished(session))
+        for task_id, revision in poison:
+            await self._fail_exhausted(task_id, revision)
+        for task_id, revision in lost:
+            await self._queue.enqueue_adaptation(task_id, revision)
+        return len(lost)
+
+    async def _adapt(self, adaptation: Adaptation, support_id: str) -> None:
+        key = state_key(adaptation)
+        loaded = await self._load(adaptation, support_id)
+        if loaded is None:
+            return
+        support, query = loaded
+        info = await self._initializers.ensure_installed(adaptation.initializer)
+        check_support(support, info)  # a re-adaptation may meet a version with narrower limits
+        check_options(adaptation.options, info)
+        job = build_job(adaptation, support, info)
+        adapted = await self._initializers.using(key.initializer, lambda: self._engine.adapt(job))
+        store_ms = await self._keep(key, adapted.state)
+        answers = await self._answer_query_set(adaptation, info, query, adapted)
+        await self._finish(adaptation, adapted, answers, store_ms)
+
+    async def _load(self, adaptation: Adaptation, support_id: str) -> tuple[SupportSet, Array | None] | None:
+        """Support set and query set, or None when the task was deleted since the claim."""
+        async with self._database.read() as session:
+            support = await tasks.find_examples(session, adaptation.task_id, support_id)
+            query = await tasks.find_query(session, adaptation.task_id)
+        if support is None:
+            return None
+        return rows.support_from(support), rows.inputs_from(query) if query is not None else None
+
+    async def _keep(self, key: StateKey, state: bytes) -> float:
+        """Milliseconds of the put. Redis away: the state is still on the device, and elsewhere it is adapted again."""
+        started = perf_counter()
+        try:
+            await self._cache.put(key, state)
+        except Unavailable as error:
+            _log.warning("state_not_cached", key=str(key), detail=error.detail)
+        return (perf_counter() - started) * 1000
+
+    async def _answer_query_set(
+        self, adaptation: Adaptation, info: InitializerInfo, query: Array | None, adapted: Adapted
+    ) -> PredictionSet | None:
+        if query is None:
+            return None
+        check_queries(query, info, max_queries=max(len(query), 1), pointer="#/query/inputs")
+        key = state_key(adaptation)
+        answers = await self._predict_resident(key, adapted.state, as_float32(query))
+        return PredictionSet(
+            task_id=key.task_id,
+            revision=key.revision,
+            initializer=key.initializer,
+            predictions=name_answers(answers, adaptation, info),
+            timings_ms=phases_ms(answers.phases),
+            created_at=_now(),
+            id=derived_id("pred", adaptation.created_at, key),
+            source="query",
+        )
+
+    async def _predict_resident(self, key: StateKey, state: bytes, query: Array) -> Answers:
+        """The state was made a moment ago; under pressure the device may have dropped it since, or its initializer."""
+        for _ in range(3):
+            try:
+                return await self._engine.predict(key, query)
+            except (StateNotResident, InitializerNotInstalled):
+                await self._initializers.using(key.initializer, lambda: self._engine.restore(key, state))
+        raise Overloaded("The device drops adapted states faster than they can be used.")
+
+    async def _finish(self, adaptation: Adaptation, adapted: Adapted, answers: PredictionSet | None, store_ms: float) -> None:
+        """One transaction: the row, the task's serving revision and the query set's predictions; of several finishers one wins."""
+        timings_ms = _timings_ms(adaptation, adapted, store_ms)
+        finish = Finish(adapted.loss, adapted.accuracy, timings_ms)
+        async with self._database.write() as session:
+            before = await adaptations.serving_before(session, adaptation.task_id)
+            won = await adaptations.finish_ready(session, adaptation.task_id, adaptation.revision, _now(), finish)
+            if won and answers is not None:
+                await predictions.insert_predictions(session, answers)
+        if not won:
+            await self._clean_up_after_lost_finish(adaptation)
+            return
+        telemetry.count_adaptation("ready", timings_ms)
+        if before is not None and before.revision < adaptation.revision:
+            with contextlib.suppress(Unavailable):  # superseded: its TTL would end it anyway
+                await self._cache.delete(before)
+        await self._signals.publish(adaptation_topic(adaptation.task_id, adaptation.revision))
+
+    async def _clean_up_after_lost_finish(self, adaptation: Adaptation) -> None:
+        telemetry.count_adaptation("superseded")
+        async with self._database.read() as session:
+            row = await adaptations.find_adaptation(session, adaptation.task_id, adaptation.revision)
+        if row is None:  # deleted while it adapted: the state put a moment ago must not outlive the task
+            self._engine.forget(adaptation.task_id)
+            with contextlib.suppress(Unavailable):
+                await self._cache.delete_task(adaptation.task_id)
+
+    async def _give_back(self, adaptation: Adaptation) -> None:
+        """Without a database the row stays `adapting` until the sweeper finds it; that costs an attempt and loses nothing."""
+        with contextlib.suppress(Unavailable):
+            async with self._database.write() as session:
+                await adaptations.release(session, adaptation.task_id, adaptation.revision, adaptation.attempts)
+
+    async def _fail(self, task_id: str, revision: int, code: str, detail: str) -> None:
+        async with self._database.write() as session:
+            won = await adaptations.finish_failed(session, task_id, revision, _now(), code, detail)
+        if won:
+            telemetry.count_adaptation("failed")
+            await self._signals.publish(adaptation_topic(task_id, revision))
+
+    async def _fail_if_poison(self, task_id: str, revision: int) -> None:
+        """Called when a claim was refused. A last attempt that started recently may be alive elsewhere: it is left to the sweeper."""
+        async with self._database.read() as session:
+            row = await adaptations.find_adaptation(session, task_id, revision)
+        patience = timedelta(seconds=self._settings.redelivery_timeout_s)
+        if row is not None and _is_exhausted(row, _now() - patience, self._settings.max_attempts):
+            await self._fail_exhausted(task_id, revision)
+
+    async def _fail_exhausted(self, task_id: str, revision: int) -> None:
+        attempts = self._settings.max_attempts
+        await self._fail(task_id, revision, "attempts_exhausted", f"Started {attempts} times and never ended: given up.")
+
+    async def _expire(self) -> None:
+        async with self._database.write() as session:
+            expired = await tasks.delete_expired(session, _now(), _EXPIRE_BATCH)
+        for task_id in expired:
+            self._engine.forget(task_id)
+            with contextlib.suppress(Unavailable):
+                await self._cache.delete_task(task_id)
+
+
+def _is_exhausted(row: AdaptationRow, before: datetime, max_attempts: int) -> bool:
+    touched = row.started_at or row.created_at
+    return row.status in adaptations.UNFINISHED and row.attempts >= max_attempts and touched <= before
+
+
+def _timings_ms(adaptation: Adaptation, adapted: Adapted, store_ms: float) -> dict[str, float]:
+    started_at = adaptation.started_at or adaptation.created_at
+    queue_wait_ms = max(0.0, (started_at - adaptation.created_at).total_seconds() * 1000)
+    return {"queue_wait": round(queue_wait_ms, 3), **phases_ms(adapted.phases), "store": round(store_ms, 3)}
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

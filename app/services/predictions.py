@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import NoReturn
+
+import structlog
+
+from app import telemetry
 from app.cache.states import StateCache
+from app.db import adaptations, predictions, rows, tasks
+from app.db import initializers as registry
+from app.db.ids import new_id
 from app.db.session import Database
-from app.domain import Array, Caller, Page, PredictionSet
+from app.domain import Adaptation, Answers, Array, Caller, InitializerRef, Page, PredictionSet, StateKey, Status, Task, as_float32
 from app.engine.interface import Engine
+from app.errors import AppError, Conflict, InitializerNotInstalled, Overloaded, StateCorrupt, StateNotResident, Unavailable
 from app.services.initializers import InitializerService
+from app.services.lanes import build_job, name_answers, phases_ms, state_key
 from app.services.queue_port import JobQueue
+from app.services.readaptation import Readaptation
+from app.services.single_flight import SingleFlight
+from app.services.support_rules import check_queries
+from app.services.tasks import require_task, task_not_found
 from app.settings import Settings
+
+_log = structlog.get_logger(__name__)
 
 
 class PredictionService:
@@ -16,7 +36,11 @@ class PredictionService:
 
     def __init__(
         self, database: Database, cache: StateCache, engine: Engine, queue: JobQueue, initializers: InitializerService, settings: Settings
-    ) -> None: ...
+    ) -> None:
+        self._database, self._cache, self._engine = database, cache, engine
+        self._initializers, self._settings = initializers, settings
+        self._readaptation = Readaptation(database, queue)
+        self._flights: SingleFlight[StateKey, None] = SingleFlight()
 
     async def predict(self, caller: Caller, task_id: str, queries: Array, *, record: bool = False) -> PredictionSet:
         """Answers queries (n_query, *input shape), float32 or uint8; with `record` they are kept and `id` is set.
@@ -25,8 +49,104 @@ class PredictionService:
         Redis away does not matter while the state is on the device. Raises NotFound task_not_found, Conflict task_not_ready
         (retry_after_s set) or adaptation_failed, InvalidQuery (`#/inputs/...`), Overloaded, Unavailable.
         """
-        raise NotImplementedError
+        started = perf_counter()
+        task, current = await self._read(caller, task_id)
+        serving = task.serving or _refuse(task)
+        info = await self._initializers.get(serving.initializer.name, serving.initializer.version)
+        check_queries(queries, info, max_queries=self._settings.max_queries)
+        answers = await self._answer(serving, as_float32(queries))
+        timings_ms = {**phases_ms(answers.phases), "total": round((perf_counter() - started) * 1000, 3)}
+        answered = PredictionSet(
+            task_id=task_id,
+            revision=serving.revision,
+            initializer=serving.initializer,
+            predictions=name_answers(answers, serving, info),
+            timings_ms=timings_ms,
+            created_at=datetime.now(UTC),
+        )
+        telemetry.count_predictions(info.ref.name, len(queries), timings_ms)
+        if record:
+            answered = await self._record(answered)
+        await self._readapt_if_behind(task, current)
+        return answered
 
     async def list(self, caller: Caller, task_id: str, *, after: str | None = None, limit: int = 50) -> Page[PredictionSet]:
         """Predictions of the query set that came with the task and recorded ones, oldest first; `after` is the last id seen."""
-        raise NotImplementedError
+        async with self._database.read() as session:
+            await require_task(session, caller, task_id)
+            return await predictions.list_predictions(session, task_id, after=after, limit=limit)
+
+    async def _read(self, caller: Caller, task_id: str) -> tuple[Task, InitializerRef | None]:
+        async with self._database.read() as session:
+            task = await require_task(session, caller, task_id)
+            return task, await registry.current_ref(session, task.latest.initializer.name)
+
+    async def _answer(self, serving: Adaptation, queries: Array) -> Answers:
+        key = state_key(serving)
+        for attempt in range(3):
+            try:
+                answers = await self._engine.predict(key, queries)
+            except (StateNotResident, InitializerNotInstalled):
+                if attempt == 0:
+                    telemetry.count_state("device", "miss")
+                await self._flights.run(key, lambda: self._make_resident(serving))
+                continue
+            if attempt == 0:
+                telemetry.count_state("device", "hit")
+            return answers
+        raise Overloaded("The device drops adapted states faster than they can be brought back; try again.")
+
+    async def _make_resident(self, serving: Adaptation) -> None:
+        """From the cache, else by adapting again: same support, same version, same options, hence the same state (law 5)."""
+        key = state_key(serving)
+        state = await self._cached(key)
+        telemetry.count_state("cache", "miss" if state is None else "hit")
+        if state is not None:
+            with contextlib.suppress(StateCorrupt):
+                return await self._initializers.using(key.initializer, lambda: self._engine.restore(key, state))
+        await self._adapt_again(serving)
+
+    async def _adapt_again(self, serving: Adaptation) -> None:
+        key = state_key(serving)
+        async with self._database.read() as session:
+            row = await adaptations.find_adaptation(session, key.task_id, key.revision)
+            stored = await tasks.find_examples(session, key.task_id, row.support_id) if row is not None else None
+        if stored is None:
+            raise task_not_found(key.task_id)
+        info = await self._initializers.ensure_installed(key.initializer)
+        job = build_job(serving, rows.support_from(stored), info)
+        adapted = await self._initializers.using(key.initializer, lambda: self._engine.adapt(job))
+        with contextlib.suppress(Unavailable):
+            await self._cache.put(key, adapted.state)
+
+    async def _cached(self, key: StateKey) -> bytes | None:
+        try:
+            return await self._cache.get(key)
+        except Unavailable as error:
+            _log.warning("state_cache_unavailable", key=str(key), detail=error.detail)
+            return None
+
+    async def _record(self, answered: PredictionSet) -> PredictionSet:
+        kept = replace(answered, id=new_id("pred", answered.created_at), source="recorded")
+        async with self._database.write() as session:
+            if await tasks.lock_task(session, kept.task_id) is None:
+                raise task_not_found(kept.task_id)
+            await predictions.insert_predictions(session, kept)
+        return kept
+
+    async def _readapt_if_behind(self, task: Task, current: InitializerRef | None) -> None:
+        """The answer is made: whatever goes wrong here may not spoil it."""
+        if current is None or task.latest.initializer.version >= current.version:
+            return
+        try:
+            await self._readaptation.start(task.id, current)
+        except AppError as error:
+            _log.warning("readaptation_not_started", task_id=task.id, code=error.code, detail=error.detail)
+
+
+def _refuse(task: Task) -> NoReturn:
+    """Nothing of this task can answer yet, or ever will as it stands."""
+    latest = task.latest
+    if latest.status is Status.FAILED:
+        raise Conflict(f"The adaptation failed ({latest.error_code}): {latest.error_detail}", code="adaptation_failed")
+    raise Conflict(f"The task is {latest.status}; no revision is ready yet.", code="task_not_ready", retry_after_s=1)

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app import telemetry
+from app.cache.keys import adaptation_topic
 from app.cache.signals import Signals
 from app.cache.states import StateCache
+from app.db import adaptations, rows, tasks
+from app.db.ids import new_id
 from app.db.session import Database
-from app.domain import Caller, Page, Status, SupportSet, Task, TaskOptions
+from app.db.tables import AdaptationRow, TaskRow
+from app.domain import Caller, InitializerInfo, Page, Status, SupportSet, Task, TaskOptions
 from app.engine.interface import Engine
+from app.errors import InvalidBody, Issue, NotFound, Unavailable
+from app.services.fingerprint import fingerprint
 from app.services.initializers import InitializerService
 from app.services.queue_port import JobQueue
+from app.services.readaptation import Readaptation
 from app.services.requests import NewTask, Removal
+from app.services.support_revision import revise_support
+from app.services.support_rules import check_counts, check_examples, check_options, check_queries, check_support
 from app.settings import Settings
+
+_RECHECK_S = 1.0
+"""A waiter whose signal was lost sees the row this much later at most."""
 
 
 class TaskService:
@@ -25,7 +44,10 @@ class TaskService:
         queue: JobQueue,
         initializers: InitializerService,
         settings: Settings,
-    ) -> None: ...
+    ) -> None:
+        self._database, self._cache, self._signals, self._engine = database, cache, signals, engine
+        self._initializers, self._settings = initializers, settings
+        self._outbox = Readaptation(database, queue)
 
     async def create(self, caller: Caller, new: NewTask) -> tuple[Task, bool]:
         """Validates, stores and enqueues; True when a task was made, False when an equal live one already exists.
@@ -34,21 +56,35 @@ class TaskService:
         accepted: the row is the outbox and the sweeper enqueues it. Raises NotFound initializer_not_found, InvalidSupport
         (`#/support/...`), InvalidQuery (`#/query/inputs/...`), InvalidOptions (`#/options/steps`), InvalidBody (`#/ttl_s`), Unavailable.
         """
-        raise NotImplementedError
+        info = await self._initializers.get(new.initializer)
+        self._check(new, info)
+        async with self._database.write() as session:
+            task, is_new = await self._insert(session, caller, new, info)
+        if is_new:
+            telemetry.count_task(info.ref.name)
+            await self._outbox.enqueue(task.id, task.latest.revision)
+        return task, is_new
 
     async def get(self, caller: Caller, task_id: str) -> Task:
         """A live task of the caller. Raises NotFound task_not_found."""
-        raise NotImplementedError
+        async with self._database.read() as session:
+            return await require_task(session, caller, task_id)
 
     async def list(
         self, caller: Caller, *, after: str | None = None, limit: int = 50, status: Status | None = None, name: str | None = None
     ) -> Page[Task]:
         """The caller's live tasks, newest first; `after` is the id of the last row of the page before."""
-        raise NotImplementedError
+        async with self._database.read() as session:
+            return await tasks.list_tasks(session, caller.key_id, _now(), after=after, limit=limit, status=status, name=name)
 
     async def delete(self, caller: Caller, task_id: str) -> None:
         """Removes the task with all it owns, also while it adapts: that adaptation then ends without a trace. Raises NotFound."""
-        raise NotImplementedError
+        async with self._database.write() as session:
+            if not await tasks.delete_task(session, caller.key_id, task_id, _now()):
+                raise task_not_found(task_id)
+        self._engine.forget(task_id)
+        with contextlib.suppress(Unavailable):  # nobody can ask for these states any more, and their TTL ends them
+            await self._cache.delete_task(task_id)
 
     async def revise(
         self,
@@ -64,8 +100,121 @@ class TaskService:
         `options` None keeps the latest ones. Raises InvalidSupport with pointers `#/add/...`, `#/remove/classes/0`,
         `#/remove/indices/0`, NotFound.
         """
-        raise NotImplementedError
+        task = await self.get(caller, task_id)
+        info = await self._initializers.get(task.latest.initializer.name)
+        if add is not None:
+            check_examples(add, info, pointer="#/add")
+        if options is not None:
+            check_options(options, info)
+        async with self._database.write() as session:
+            revision = await _insert_revision(session, caller, task_id, info, add, remove or Removal(), options)
+            revised = await require_task(session, caller, task_id)
+        await self._outbox.enqueue(task_id, revision)
+        return revised
 
     async def wait(self, caller: Caller, task_id: str, revision: int, timeout_s: float) -> Task:
         """The task once `revision` is ready, failed or superseded, or as it stands after timeout_s. Raises NotFound."""
-        raise NotImplementedError
+        deadline = monotonic() + timeout_s
+        with self._signals.subscribe(adaptation_topic(task_id, revision)) as subscription:
+            while True:
+                task = await self.get(caller, task_id)
+                left_s = deadline - monotonic()
+                if _is_settled(task, revision) or left_s <= 0:
+                    return task
+                await subscription.wait(min(left_s, _RECHECK_S))
+
+    def _check(self, new: NewTask, info: InitializerInfo) -> None:
+        check_support(new.support, info)
+        check_options(new.options, info)
+        if new.query is not None:
+            check_queries(new.query, info, max_queries=self._settings.max_queries, pointer="#/query/inputs")
+        if new.ttl_s is not None and not 1 <= new.ttl_s <= self._settings.max_ttl_s:
+            expected = f"expected 1 to {self._settings.max_ttl_s} seconds, got {new.ttl_s}"
+            raise InvalidBody(f"ttl_s: {expected}", issues=[Issue("#/ttl_s", expected)])
+
+    async def _insert(self, session: AsyncSession, caller: Caller, new: NewTask, info: InitializerInfo) -> tuple[Task, bool]:
+        mark, now = fingerprint(caller, info.ref, new), _now()
+        equal = await tasks.find_by_fingerprint(session, mark, now)
+        if equal is not None:
+            return equal, False
+        await tasks.delete_expired_fingerprint(session, mark, now)
+        task_id = new_id("task", now)
+        if not await tasks.insert_task(session, self._task_values(task_id, caller, new, mark, now)):
+            raced = await tasks.find_by_fingerprint(session, mark, now)
+            if raced is None:
+                raise Unavailable("An equal task came and went at the same moment; try again.", code="database_unavailable")
+            return raced, False
+        await tasks.insert_examples(session, rows.examples_to_values(task_id, new.support.inputs, new.support.labels))
+        if new.query is not None:
+            await tasks.insert_examples(session, rows.examples_to_values(task_id, new.query))
+        session.add(rows.new_adaptation(task_id, 1, info, new.support, new.options, now))
+        await session.flush()
+        return await require_task(session, caller, task_id), True
+
+    def _task_values(self, task_id: str, caller: Caller, new: NewTask, mark: str, now: datetime) -> dict[str, object]:
+        return {
+            "id": task_id,
+            "owner": caller.key_id,
+            "name": new.name,
+            "metadata": dict(new.metadata),
+            "fingerprint": mark,
+            "created_at": now,
+            "expires_at": now + timedelta(seconds=new.ttl_s or self._settings.default_ttl_s),
+            "latest_revision": 1,
+            "serving_revision": None,
+            "query_id": rows.examples_id(new.query, ()) if new.query is not None else None,
+        }
+
+
+async def require_task(session: AsyncSession, caller: Caller, task_id: str) -> Task:
+    """A live task of the caller. Raises NotFound task_not_found, also for another tenant's: its existence is nobody's business."""
+    task = await tasks.find_task(session, caller.key_id, task_id, _now())
+    if task is None:
+        raise task_not_found(task_id)
+    return task
+
+
+def task_not_found(task_id: str) -> NotFound:
+    """The one wording for a task that is unknown, expired or another tenant's."""
+    return NotFound(f"There is no task {task_id[:100]!r}.", code="task_not_found")
+
+
+async def _insert_revision(
+    session: AsyncSession,
+    caller: Caller,
+    task_id: str,
+    info: InitializerInfo,
+    add: SupportSet | None,
+    remove: Removal,
+    options: TaskOptions | None,
+) -> int:
+    task, latest = await _lock_latest(session, caller, task_id)
+    stored = await tasks.find_examples(session, task_id, latest.support_id)
+    if stored is None:
+        raise RuntimeError(f"Task {task_id} has no support set {latest.support_id}. This is a bug.")
+    support = revise_support(rows.support_from(stored), add, remove)
+    check_counts(support, info, pointer="#/support")
+    chosen = options if options is not None else rows.options_from_json(latest.options)
+    check_options(chosen, info)
+    task.latest_revision += 1
+    task.fingerprint = None
+    await tasks.insert_examples(session, rows.examples_to_values(task_id, support.inputs, support.labels))
+    session.add(rows.new_adaptation(task_id, task.latest_revision, info, support, chosen, _now()))
+    await session.flush()
+    return task.latest_revision
+
+
+async def _lock_latest(session: AsyncSession, caller: Caller, task_id: str) -> tuple[TaskRow, AdaptationRow]:
+    task = await tasks.lock_task(session, task_id)
+    latest = await adaptations.find_adaptation(session, task_id, task.latest_revision) if task is not None else None
+    if task is None or latest is None or task.owner != caller.key_id:
+        raise task_not_found(task_id)
+    return task, latest
+
+
+def _is_settled(task: Task, revision: int) -> bool:
+    return task.latest.revision > revision or task.latest.status in (Status.READY, Status.FAILED)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,25 @@
+"""Queries on kept predictions."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db.rows import prediction_set_from, prediction_set_to_values
+from app.db.tables import PredictionRow
+from app.db.tasks import insert_ignore
+from app.domain import Page, PredictionSet
+
+
+async def insert_predictions(session: AsyncSession, answers: PredictionSet) -> bool:
+    """Keeps a set of answers; the same id is kept once."""
+    return await insert_ignore(session, PredictionRow, prediction_set_to_values(answers), ["id"])
+
+
+async def list_predictions(session: AsyncSession, task_id: str, *, after: str | None, limit: int) -> Page[PredictionSet]:
+    """Oldest first; reads one row more than asked to know whether more follow."""
+    query = select(PredictionRow).where(PredictionRow.task_id == task_id).order_by(PredictionRow.id).limit(limit + 1)
+    if after is not None:
+        query = query.where(PredictionRow.id > after)
+    rows = (await session.scalars(query)).all()
+    return Page(rows=tuple(map(prediction_set_from, rows[:limit])), has_more=len(rows) > limit)

@@ -1,0 +1,27 @@
+"""Equal requests, equal fingerprints: the service adapts to the same support set once (law 5)."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import orjson
+
+from app.db.rows import examples_id
+from app.domain import Caller, InitializerRef
+from app.services.requests import NewTask
+
+
+def fingerprint(caller: Caller, ref: InitializerRef, new: NewTask) -> str:
+    """sha256 over who asks, the initializer version, support and query set, options, name, metadata and ttl."""
+    parts: dict[str, Any] = {
+        "owner": caller.key_id,
+        "initializer": str(ref),
+        "support": examples_id(new.support.inputs, new.support.labels),
+        "query": examples_id(new.query, ()) if new.query is not None else None,
+        "steps": new.options.steps,
+        "name": new.name,
+        "metadata": dict(new.metadata),
+        "ttl_s": new.ttl_s,
+    }
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
