@@ -1,0 +1,105 @@
+"""The adapted states on the device: least recently used out first, by bytes, never one that is in use.
+
+Values are opaque here (the engine's tensors), so nothing in this file imports torch. One owner: the event loop.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from app.domain import InitializerRef, StateKey
+from app.errors import StateNotResident
+
+V = TypeVar("V")
+
+
+@dataclass
+class _Entry(Generic[V]):
+    value: V
+    n_bytes: int
+    pins: int = 0
+
+
+class ResidentStates(Generic[V]):
+    """An LRU of adapted states within `max_bytes`.
+
+    The newest state stays even when it is larger than the budget, or it could be restored again and again and never used.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[StateKey, _Entry[V]] = OrderedDict()
+        self._keys_of_task: dict[str, set[StateKey]] = {}
+        self._n_bytes = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all resident states."""
+        return self._n_bytes
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: StateKey) -> bool:
+        return key in self._entries
+
+    def put(self, key: StateKey, value: V, n_bytes: int) -> None:
+        """Makes a state resident, in place of an older one of the same key, and evicts what no longer fits."""
+        self.drop(key)
+        self._entries[key] = _Entry(value, n_bytes)
+        self._keys_of_task.setdefault(key.task_id, set()).add(key)
+        self._n_bytes += n_bytes
+        self._evict(newest=key)
+
+    @contextmanager
+    def pinned(self, key: StateKey) -> Iterator[V]:
+        """The state of `key`, which is not evicted inside this block. Raises StateNotResident."""
+        entry = self._entries.get(key)
+        if entry is None:
+            raise StateNotResident(f"the adapted state {key} is not on the device")
+        self._entries.move_to_end(key)
+        entry.pins += 1
+        try:
+            yield entry.value
+        finally:
+            entry.pins -= 1
+            self._evict(newest=next(reversed(self._entries), None))
+
+    def drop(self, key: StateKey) -> None:
+        """Forgets one state, if it is there. A batch that uses it keeps its tensors until it ends."""
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return
+        self._n_bytes -= entry.n_bytes
+        keys = self._keys_of_task[key.task_id]
+        keys.discard(key)
+        if not keys:
+            del self._keys_of_task[key.task_id]
+
+    def drop_task(self, task_id: str) -> None:
+        """Forgets every revision's state of a task."""
+        for key in list(self._keys_of_task.get(task_id, ())):
+            self.drop(key)
+
+    def drop_initializer(self, ref: InitializerRef) -> None:
+        """Forgets every state that an initializer version made."""
+        self._drop_where(lambda key: key.initializer == ref)
+
+    def _drop_where(self, is_unwanted: Callable[[StateKey], bool]) -> None:
+        for key in [key for key in self._entries if is_unwanted(key)]:
+            self.drop(key)
+
+    def _evict(self, newest: StateKey | None) -> None:
+        excess, victims = self._n_bytes - self._max_bytes, []
+        for key, entry in self._entries.items():  # stops early: at the budget a put looks at a few entries, not at all
+            if excess <= 0:
+                break
+            if key != newest and not entry.pins:
+                victims.append(key)
+                excess -= entry.n_bytes
+        for key in victims:
+            self.drop(key)

@@ -1,0 +1,57 @@
+"""The initializer versions on the device, side by side and counted: a version leaves when its last batch has ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from app.domain import InitializerRef
+from app.errors import InitializerNotInstalled
+
+V = TypeVar("V")
+
+
+@dataclass
+class _Installed(Generic[V]):
+    value: V
+    users: int = 0
+    is_idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Versions(Generic[V]):
+    """What is loaded under each ref. One owner: the event loop."""
+
+    def __init__(self) -> None:
+        self._installed: dict[InitializerRef, _Installed[V]] = {}
+
+    def refs(self) -> frozenset[InitializerRef]:
+        """The versions that can be used."""
+        return frozenset(self._installed)
+
+    def add(self, ref: InitializerRef, value: V) -> None:
+        """Makes a version usable, beside the others."""
+        self._installed[ref] = _Installed(value)
+
+    @contextmanager
+    def use(self, ref: InitializerRef) -> Iterator[V]:
+        """The version, which stays until this block ends. Raises InitializerNotInstalled."""
+        installed = self._installed.get(ref)
+        if installed is None:
+            raise InitializerNotInstalled(f"initializer {ref} is not on the device")
+        installed.users += 1
+        installed.is_idle.clear()
+        try:
+            yield installed.value
+        finally:
+            installed.users -= 1
+            if installed.users == 0:
+                installed.is_idle.set()
+
+    async def remove(self, ref: InitializerRef) -> None:
+        """Refuses new uses of a version at once, and returns when the last one has ended."""
+        installed = self._installed.pop(ref, None)
+        if installed is not None and installed.users:
+            await installed.is_idle.wait()

@@ -1,0 +1,92 @@
+"""The queue of jobs over docket: `memory://` inside one process, `redis://` across machines, behind the same calls.
+
+Jobs run at least once and carry ids only (docket pickles its arguments). The row in SQL is the truth: whatever the
+queue loses, the sweeper enqueues again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from uuid import uuid4
+
+from docket import Docket
+from redis.exceptions import RedisError
+
+from app.errors import Unavailable
+from app.settings import Settings
+
+ADAPT, SWEEP = "adapt", "sweep"
+"""The names of the jobs on the wire; `app/jobs.py` has their bodies."""
+
+# docket keeps a finished job's record this long, for looking at it. The job's own record is its row in SQL.
+EXECUTION_TTL = timedelta(minutes=1)
+
+# docket reads without a timeout, so that its blocking reads may block; a Redis that swallows packets would hold a request for ever.
+CALL_TIMEOUT_S = 5.0
+
+
+class DocketQueue:
+    """`JobQueue` over docket. `async with` connects it; an empty url is a queue of its own inside this process."""
+
+    def __init__(self, url: str, settings: Settings, name: str = "innerloop") -> None:
+        self._is_embedded = not url or url.startswith("memory://")
+        self.docket = Docket(name=name, url=_with_pool(url or f"memory://{uuid4().hex}", settings), execution_ttl=EXECUTION_TTL)
+        self.docket.register(_adapt_elsewhere, names=[ADAPT])
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the queue lives and dies with this process."""
+        return self._is_embedded
+
+    async def __aenter__(self) -> Self:
+        await self.docket.__aenter__()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+        await self.docket.__aexit__(kind, fault, trace)
+
+    async def enqueue_adaptation(self, task_id: str, revision: int) -> None:
+        """Asks for one adaptation; a no-op while the same one waits or runs, and a new job once it has ended.
+
+        Raises Unavailable when Redis is away.
+        """
+        async with _redis_calls():
+            await self.docket.add(ADAPT, key=f"{ADAPT}:{task_id}:{revision}")(task_id, revision)
+
+    async def ping(self) -> None:
+        """Raises Unavailable when the queue cannot be reached."""
+        async with _redis_calls(), self.docket.redis() as redis:
+            await redis.exists(self.docket.stream_key)  # not PING: the embedded backend has none
+
+
+async def _adapt_elsewhere(task_id: str, revision: int) -> None:
+    """The name and arguments of the job for processes that only enqueue; a worker registers the body over it."""
+    raise RuntimeError(f"job {ADAPT}:{task_id}:{revision} reached a process without jobs. This is a bug.")
+
+
+@asynccontextmanager
+async def _redis_calls() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            yield
+    except (RedisError, OSError, TimeoutError) as fault:
+        raise Unavailable(f"the queue in Redis does not answer: {fault or type(fault).__name__}", code="redis_unavailable") from fault
+
+
+def _with_pool(url: str, settings: Settings) -> str:
+    """`url` with room for every job's connections.
+
+    redis-py holds a pool to 100 by default; with more jobs in flight docket takes the refusal for an outage and waits seconds.
+    """
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    if not parts.scheme.startswith(("redis", "unix")) or "max_connections" in options:
+        return url
+    options["max_connections"] = str(2 * settings.worker_concurrency + 32)
+    return urlunsplit(parts._replace(query=urlencode(options)))
