@@ -1,0 +1,117 @@
+"""The outer loop: adapt to episodes through the graph, judge on their queries, step the meta-parameters with Adam."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.episodes import EpisodeBatch, EpisodeSource
+from models.errors import CheckpointCorrupt, InvalidRecipe
+from models.learner import Learner
+from models.support import Params
+from models.training.recipe import OuterRecipe, Recipe
+
+ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class OuterLoop:
+    """The mutable state of a meta-training: meta-parameters, their moving average, Adam's moments, the generator, the step."""
+
+    def __init__(self, recipe: Recipe, learner: Learner, source: EpisodeSource, params: Params, device: str = "cpu") -> None:
+        self._recipe = recipe
+        self._learner = learner
+        self._source = source
+        self._device = device
+        self._weights = torch.tensor([shape.weight for shape in recipe.episodes])
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.params = {name: tensor.detach().to(device, copy=True).requires_grad_() for name, tensor in params.items()}
+        self.average = {name: tensor.detach().clone() for name, tensor in self.params.items()}
+        self._adam = torch.optim.Adam(self.params.values(), lr=recipe.outer.learning_rate, fused=True)
+        self.step = 0
+
+    def advance(self) -> tuple[float, float]:
+        """One meta-step; the meta-loss and the accuracy on the queries (NaN for regression) before it."""
+        batch = self._draw()
+        outer = self._recipe.outer
+        for group in self._adam.param_groups:
+            group["lr"] = learning_rate_at(outer, self.step)
+        self._adam.zero_grad()
+        loss, accuracy = meta_loss(self._learner, self.params, batch)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.params.values(), outer.clip_norm)
+        self._check_finite(loss)
+        self._adam.step()
+        self.step += 1
+        self._update_average()
+        return loss.item(), accuracy
+
+    @property
+    def tasks_per_step(self) -> float:
+        """Episodes in a meta-batch, on average."""
+        shapes = self._recipe.episodes
+        return sum(s.tasks * s.weight for s in shapes) / sum(s.weight for s in shapes)
+
+    def tensors(self) -> dict[str, Params]:
+        """Everything but the generator, by group, as a checkpoint holds it."""
+        stepped = {name: self._adam.state[tensor] for name, tensor in self.params.items() if tensor in self._adam.state}
+        moments = {moment: {name: state[moment] for name, state in stepped.items()} for moment in ADAM_MOMENTS}
+        return {"params": dict(self.params), **moments, "ema": self.average}
+
+    def restore(self, step: int, tensors: dict[str, Params], generator: Tensor) -> None:
+        """Puts the loop back where `tensors` were taken. Raises CheckpointCorrupt when they are of another learner."""
+        for group in ("params", "ema", *ADAM_MOMENTS) if step else ("params", "ema"):
+            _check_names(group, tensors[group], self.params)
+        with torch.no_grad():
+            for name, parameter in self.params.items():
+                parameter.copy_(tensors["params"][name])
+                self.average[name].copy_(tensors["ema"][name])
+                if step:
+                    self._restore_moments(parameter, name, step, tensors)
+        self.generator.set_state(generator)
+        self.step = step
+
+    def _restore_moments(self, parameter: Tensor, name: str, step: int, tensors: dict[str, Params]) -> None:
+        moments = {moment: tensors[moment][name].to(parameter.device, copy=True) for moment in ADAM_MOMENTS}
+        self._adam.state[parameter] = {"step": torch.tensor(float(step), device=parameter.device), **moments}
+
+    def _draw(self) -> EpisodeBatch:
+        shapes = self._recipe.episodes
+        chosen = int(torch.multinomial(self._weights, 1, generator=self.generator)) if len(shapes) > 1 else 0
+        batch = self._source.draw(shapes[chosen].shape, self.generator)
+        return batch if self._device == "cpu" else batch.to(self._device)
+
+    def _update_average(self) -> None:
+        # Early on the average forgets faster, or the random start would stay in it for thousands of steps.
+        decay = min(self._recipe.outer.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, parameter in self.params.items():
+                self.average[name].lerp_(parameter, 1 - decay)
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            advice = "lower outer.learning_rate or learner.inner_lr"
+            raise InvalidRecipe(f"the meta-loss became {loss.item()} at step {self.step}: {advice}; the last checkpoint is still good")
+
+
+def meta_loss(learner: Learner, params: Params, batch: EpisodeBatch) -> tuple[Tensor, float]:
+    """Mean loss on the queries after adaptation, with its graph to `params`, and the accuracy (NaN for regression)."""
+    adaptation = learner.adapt(params, batch.support, differentiable=True)
+    outputs = learner.predict(params, adaptation.state, batch.query_inputs)
+    if learner.kind == "regression":
+        return F.mse_loss(outputs, batch.query_targets), math.nan
+    loss = F.cross_entropy(outputs.flatten(0, 1), batch.query_targets.flatten())
+    return loss, (outputs.detach().argmax(-1) == batch.query_targets).float().mean().item()
+
+
+def learning_rate_at(outer: OuterRecipe, step: int) -> float:
+    """Linear over the warm-up, then half a cosine from the full rate down to zero at the last step."""
+    warm = min(1.0, (step + 1) / (outer.warmup + 1))
+    return outer.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / outer.meta_steps))
+
+
+def _check_names(group: str, tensors: Params, params: Params) -> None:
+    if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in params.items()}:
+        raise CheckpointCorrupt(f"the checkpoint's {group} must hold {sorted(params)} in the learner's shapes, got {sorted(tensors)}")
