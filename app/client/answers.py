@@ -1,0 +1,116 @@
+"""What the service answers, as frozen values. Fields the client does not know are left alone, so it outlives additions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A task as it stood when it was last read.
+
+    loss and accuracy: on the support set, before each inner step and after the last. error: (code, detail) when it failed.
+    """
+
+    id: str
+    status: str
+    revision: int
+    initializer: str
+    version: int
+    classes: Mapping[str, int]
+    n_support: int
+    name: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    loss: tuple[float | None, ...] = ()
+    accuracy: tuple[float | None, ...] = ()
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+    error: tuple[str, str] | None = None
+    serving_revision: int | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the latest revision is ready or failed."""
+        return self.status in {"ready", "failed"}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Answers in the order of the queries.
+
+    labels: class names, or numbers for regression; classes: the columns of probabilities (n_query, n_way), in the order the service
+    names them; values (n_query, n_out) for regression. The one that does not apply is empty.
+    """
+
+    labels: tuple[Any, ...]
+    classes: tuple[str, ...]
+    probabilities: npt.NDArray[np.float64]
+    values: npt.NDArray[np.float64]
+    initializer: str
+    version: int
+    revision: int
+    timings_ms: Mapping[str, float]
+    id: str | None = None
+    source: str = "live"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """An initializer the service offers: its current version, what it reads and what it accepts."""
+
+    name: str
+    version: int
+    kind: str
+    input_shape: tuple[int, ...]
+    limits: Mapping[str, int]
+    card: Mapping[str, Any]
+
+
+def read_task(body: Mapping[str, Any]) -> TaskInfo:
+    """A task from its JSON."""
+    return TaskInfo(
+        id=body["id"],
+        status=body["status"],
+        revision=body["revision"],
+        initializer=body["initializer"]["name"],
+        version=body["initializer"]["version"],
+        classes=body["support"]["classes"],
+        n_support=body["support"]["n_support"],
+        name=body["name"],
+        metadata=body["metadata"],
+        loss=tuple(body["loss"]),
+        accuracy=tuple(body["accuracy"]),
+        timings_ms=body["timings_ms"],
+        error=(body["error"]["code"], body["error"]["detail"]) if body["error"] else None,
+        serving_revision=body["serving"]["revision"] if body["serving"] else None,
+    )
+
+
+def read_predictions(body: Mapping[str, Any]) -> Predictions:
+    """A set of predictions from its JSON."""
+    rows = body["predictions"]
+    classes = tuple(rows[0].get("probabilities") or ()) if rows else ()
+    return Predictions(
+        labels=tuple(row["label"] for row in rows),
+        classes=classes,
+        probabilities=np.array([[row["probabilities"][name] for name in classes] for row in rows], dtype=np.float64).reshape(len(rows), -1),
+        values=np.array([row.get("value") or [] for row in rows], dtype=np.float64).reshape(len(rows), -1),
+        initializer=body["initializer"]["name"],
+        version=body["initializer"]["version"],
+        revision=body["revision"],
+        timings_ms=body["timings_ms"],
+        id=body["id"],
+        source=body["source"],
+    )
+
+
+def read_initializer(body: Mapping[str, Any]) -> Initializer:
+    """An initializer from its JSON."""
+    return Initializer(body["name"], body["version"], body["kind"], tuple(body["input"]["shape"]), body["limits"], body["card"])

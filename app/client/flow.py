@@ -1,0 +1,82 @@
+"""Requests without I/O: a flow yields what it wants done and is sent the outcome, so sync and async share every decision.
+
+A flow is a generator of `Send` and `Sleep`; `drive` in client.py performs them with httpx.Client, in aio.py with httpx.AsyncClient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import httpx
+
+from app.client.errors import Unreachable, error_of, retry_after_s_of
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Send:
+    """One HTTP request; the flow is sent its response, or a httpx.TransportError is thrown into it."""
+
+    method: str
+    path: str
+    json: Any = None
+    params: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """A pause before the next effect."""
+
+    seconds: float
+
+
+Effect = Send | Sleep
+Flow = Generator[Effect, httpx.Response | None, T]
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How long a busy or unreachable service is waited for: at most `attempts` tries, and no single pause above max_pause_s."""
+
+    attempts: int = 5
+    first_pause_s: float = 0.2
+    max_pause_s: float = 10.0
+
+    def pause_s(self, attempt: int, retry_after_s: float | None) -> float:
+        """The service's own word where it gave one, else doubling from first_pause_s."""
+        wanted = retry_after_s if retry_after_s is not None else self.first_pause_s * 2**attempt
+        return min(wanted, self.max_pause_s)
+
+
+RETRIED_STATUSES = frozenset({429, 503})
+"""What the service answers before it has done anything, so sending again is safe for every method."""
+
+
+def send(request: Send, retries: Retries) -> Flow[httpx.Response]:
+    """The response below 400. Raises InnerLoopError otherwise, after retrying a busy or unreachable service within bounds.
+
+    A lost connection is retried for POST too: creating and predicting are idempotent by the service's fingerprints, and
+    recording a prediction twice is the price of not losing it.
+    """
+    last: httpx.TransportError | None = None
+    for attempt in range(retries.attempts):
+        is_last = attempt == retries.attempts - 1
+        try:
+            response = yield request
+        except httpx.TransportError as error:
+            last = error
+            if not is_last:
+                yield Sleep(retries.pause_s(attempt, None))
+            continue
+        assert response is not None, "a Send is answered with a response. This is a bug."
+        if response.status_code < 400:
+            return response
+        if response.status_code not in RETRIED_STATUSES or is_last:
+            raise error_of(response)
+        yield Sleep(retries.pause_s(attempt, retry_after_s_of(response)))
+    raise Unreachable(f"{request.method} {request.path}: {last or 'no answer'}") from last
