@@ -34,7 +34,7 @@ CALL_TIMEOUT_S = 5.0
 class DocketQueue:
     """`JobQueue` over docket. `async with` connects it; an empty url is a queue of its own inside this process."""
 
-    def __init__(self, url: str, settings: Settings, name: str = "innerloop") -> None:
+    def __init__(self, url: str, settings: Settings, name: str = "innerloop-jobs") -> None:
         self._is_embedded = not url or url.startswith("memory://")
         self.docket = Docket(name=name, url=_with_pool(url or f"memory://{uuid4().hex}", settings), execution_ttl=EXECUTION_TTL)
         self.docket.register(_adapt_elsewhere, names=[ADAPT])

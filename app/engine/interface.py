@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from app.domain import AdaptJob, Adapted, Answers, Array, InitializerInfo, InitializerRef, StateKey
+from app.domain import Adapted, AdaptJob, Answers, Array, InitializerInfo, InitializerRef, StateKey
 
 
 class Engine(Protocol):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from app import telemetry
 from app.domain import InitializerRef, StateKey
 from app.errors import StateNotResident
 
@@ -103,3 +104,4 @@ class ResidentStates(Generic[V]):
                 excess -= entry.n_bytes
         for key in victims:
             self.drop(key)
+            telemetry.count_state("device", "evict")

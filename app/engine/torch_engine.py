@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 import models.errors
-from app import errors
+from app import errors, telemetry
 from app.domain import Adapted, AdaptJob, Answers, Array, InitializerRef, Phases, StateKey
 from app.engine.batcher import Batcher, BatchLimits
 from app.engine.resident import ResidentStates
@@ -74,7 +75,7 @@ class _Version:
 class _Bucket:
     """Lanes of equal buckets share a batch. Sizes of one class differ by a factor of four at most, and so does padding."""
 
-    work: str
+    work: telemetry.Work
     initializer: InitializerRef
     steps: int
     size_class: int
@@ -123,6 +124,7 @@ class TorchEngine:
         self._batcher: Batcher[_Lane, _Outcome] = Batcher(self._run, self._device_thread, limits)
         self._versions: Versions[_Version] = Versions()
         self._resident: ResidentStates[State] = ResidentStates(resident_bytes)
+        self._lanes: Counter[telemetry.Work] = Counter()
         self._installing = asyncio.Lock()
         self._is_closed = False
 
@@ -185,10 +187,21 @@ class TorchEngine:
         await asyncio.to_thread(self._device_thread.shutdown)
         await asyncio.to_thread(self._side_thread.shutdown)
 
-    async def _submit(self, work: str, key: StateKey, lane: _Lane, steps: int = 0) -> _Outcome:
+    async def _submit(self, work: telemetry.Work, key: StateKey, lane: _Lane, steps: int = 0) -> _Outcome:
         size = len(lane.job.inputs) if isinstance(lane, _AdaptLane) else len(lane.queries)
-        with _in_service_words():
+        with _in_service_words(), self._counted(work):
             return await self._batcher.submit(lane, _Bucket(work, key.initializer, steps, _size_class(size)), size)
+
+    @contextmanager
+    def _counted(self, work: telemetry.Work) -> Iterator[None]:
+        """Keeps the gauge of lanes that wait for the device or are on it."""
+        self._lanes[work] += 1
+        telemetry.set_queue_depth(work, self._lanes[work])
+        try:
+            yield
+        finally:
+            self._lanes[work] -= 1
+            telemetry.set_queue_depth(work, self._lanes[work])
 
     async def _aside(self, call: Callable[[], T]) -> T:
         """The result of `call`, run in the side thread."""
@@ -207,6 +220,7 @@ class TorchEngine:
 
     def _run(self, bucket: Hashable, lanes: Sequence[_Lane]) -> Sequence[_Outcome | Exception]:
         """One batch, in the device thread."""
+        telemetry.observe_lanes(cast(_Bucket, bucket).work, len(lanes))
         if isinstance(lanes[0], _AdaptLane):
             return _run_adaptations(cast(Sequence[_AdaptLane], lanes))
         return _run_predictions(cast(Sequence[_PredictLane], lanes), self._max_batch_samples)
