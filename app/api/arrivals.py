@@ -1,0 +1,183 @@
+"""From a request to the services' own values: one function per kind of body, whatever its content type."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import Request
+
+from app.api import bodies, multipart
+from app.api.decode import Place, decode_image_files, decode_inputs, decode_npy
+from app.api.deps import Door
+from app.api.schemas import OptionsJson, PredictionsRequest, SupportJson, SupportRequest, TaskRequest
+from app.domain import Array, Caller, InitializerInfo, InputSpec, Label, SupportSet, TaskOptions
+from app.errors import InvalidBody, InvalidInput, InvalidQuery, InvalidSupport, Issue
+from app.services.requests import NewTask, Removal
+
+NPY = "application/x-npy"
+MAX_METADATA_BYTES = 16 * 1024
+
+_TASK_FIELDS = frozenset({"initializer", "name", "options", "metadata", "ttl_s"})
+_REVISION_FIELDS = frozenset({"remove", "options"})
+
+Revision = tuple[SupportSet | None, Removal | None, TaskOptions | None]
+"""What to add, what to remove, which options; not all None."""
+
+
+class Clock:
+    """Counts decode_ms from when the body is here; the result stands in Server-Timing and in answers."""
+
+    def __init__(self, request: Request) -> None:
+        self._timings: dict[str, float] = request.state.timings_ms
+        self._since_s = time.perf_counter()
+
+    def stop(self) -> dict[str, float]:
+        """The timings so far, with decode_ms."""
+        self._timings["decode_ms"] = (time.perf_counter() - self._since_s) * 1e3
+        return self._timings
+
+
+async def read_new_task(request: Request, door: Door) -> NewTask:
+    """The body of `POST /v1/tasks`, decoded for its initializer."""
+    if bodies.media_type(request) == multipart.MEDIA_TYPE:
+        return await _read_uploaded_task(request, door)
+    await request.body()
+    clock = Clock(request)
+    body = await bodies.read_json(request, TaskRequest)
+    metadata = check_metadata(body.metadata)
+    spec = (await door.initializers.get(body.initializer)).input
+    n_bytes = len(await request.body())
+    support = await _support(body.support, _support_place(spec, door, "#/support/inputs"), n_bytes)
+    query = await _decode(body.query, _query_place(spec, door, "#/query"), n_bytes) if body.query is not None else None
+    clock.stop()
+    return NewTask(body.initializer, support, query, _options(body.options), body.name, metadata, body.ttl_s)
+
+
+async def _read_uploaded_task(request: Request, door: Door) -> NewTask:
+    upload = await multipart.read_upload(request, support_field="support", text_fields=_TASK_FIELDS)
+    clock = Clock(request)
+    texts = {name: upload.fields[name] for name in ("initializer", "name") if name in upload.fields}
+    parsed = {"options": multipart.parse_field(upload, "options"), "metadata": multipart.parse_field(upload, "metadata")}
+    document = {**texts, **{name: value for name, value in parsed.items() if value is not None}, "support": {"inputs": [], "labels": []}}
+    if "ttl_s" in upload.fields:
+        document["ttl_s"] = multipart.parse_integer(upload, "ttl_s")
+    body = bodies.validate(TaskRequest, document)
+    metadata = check_metadata(body.metadata)
+    spec = (await door.initializers.get(body.initializer)).input
+    inputs = await _decode_files(upload.support, _support_place(spec, door, "#/support"))
+    query = await _decode_files(upload.query, _query_place(spec, door, "#/query")) if upload.query else None
+    clock.stop()
+    return NewTask(body.initializer, SupportSet(inputs, upload.labels), query, _options(body.options), body.name, metadata, body.ttl_s)
+
+
+async def read_revision(request: Request, door: Door, info: InitializerInfo) -> Revision:
+    """The body of `POST /v1/tasks/{id}/support`: what to add, what to remove, which options."""
+    if bodies.media_type(request) == multipart.MEDIA_TYPE:
+        return await _read_uploaded_revision(request, door, info)
+    await request.body()
+    clock = Clock(request)
+    body = await bodies.read_json(request, SupportRequest)
+    place = _support_place(info.input, door, "#/add/inputs")
+    support = await _support(body.add, place, len(await request.body())) if body.add is not None else None
+    clock.stop()
+    return _revision(body, support)
+
+
+async def _read_uploaded_revision(request: Request, door: Door, info: InitializerInfo) -> Revision:
+    upload = await multipart.read_upload(request, support_field="add", text_fields=_REVISION_FIELDS)
+    clock = Clock(request)
+    parsed = {name: multipart.parse_field(upload, name) for name in _REVISION_FIELDS if name in upload.fields}
+    body = bodies.validate(SupportRequest, parsed)
+    support = None
+    if upload.support:
+        support = SupportSet(await _decode_files(upload.support, _support_place(info.input, door, "#/add")), upload.labels)
+    clock.stop()
+    return _revision(body, support)
+
+
+def _revision(body: SupportRequest, support: SupportSet | None) -> Revision:
+    if support is None and body.remove is None and body.options is None:
+        raise InvalidBody(
+            "expected at least one of add, remove, options", issues=[Issue("#", "expected at least one of add, remove, options")]
+        )
+    removal = body.remove and Removal(tuple(str(name) for name in body.remove.classes), tuple(body.remove.indices))
+    return support, removal or None, _options(body.options) if body.options else None
+
+
+async def read_queries(request: Request, door: Door, spec: InputSpec) -> Array:
+    """The body of `POST /v1/tasks/{id}/predictions`: JSON, image files, or a .npy file as it is."""
+    media = bodies.media_type(request)
+    if media == multipart.MEDIA_TYPE:
+        upload = await multipart.read_upload(request, support_field=None, text_fields=frozenset())
+        clock = Clock(request)
+        queries = await _decode_files(upload.query, _query_place(spec, door, "#/query"))
+        clock.stop()
+        return queries
+    body, clock = await request.body(), Clock(request)
+    if media == NPY:
+        queries = await bodies.off_loop(len(body), lambda: decode_npy(body, _query_place(spec, door, "#")))
+    elif bodies.is_json(media):
+        document = await bodies.read_json(request, PredictionsRequest)
+        queries = await _decode(document.inputs, _query_place(spec, door, "#/inputs"), len(body))
+    else:
+        raise bodies.refuse_media(media, ["application/json", multipart.MEDIA_TYPE, NPY])
+    clock.stop()
+    return queries
+
+
+def check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata, if it is small and every text in it can be stored."""
+    issue = Issue("#/metadata", f"expected at most {MAX_METADATA_BYTES} bytes of JSON without NUL characters")
+    # A NUL character is escaped in JSON, and PostgreSQL refuses it in text and in jsonb alike.
+    text = orjson.dumps(metadata)
+    if len(text) > MAX_METADATA_BYTES or b"\\u0000" in text:
+        raise InvalidBody(f"{issue.pointer}: {issue.detail}", issues=[issue])
+    return metadata
+
+
+async def _support(body: SupportJson, place: Place, n_bytes: int) -> SupportSet:
+    return SupportSet(await _decode(body.inputs, place, n_bytes), tuple(_label(label) for label in body.labels))
+
+
+async def _decode(value: object, place: Place, n_bytes: int) -> Array:
+    # A picture of a few bytes can be one of millions of pixels, so pictures never hold up the event loop.
+    has_pictures = isinstance(value, dict) and value.get("encoding") == "images"
+    return await bodies.off_loop(bodies.THREAD_FROM_BYTES if has_pictures else n_bytes, lambda: decode_inputs(value, place))
+
+
+def _label(label: str | int | float) -> Label:
+    return label if isinstance(label, str) else float(label)
+
+
+def _options(body: OptionsJson) -> TaskOptions:
+    return TaskOptions(steps=body.steps)
+
+
+async def _decode_files(files: Sequence[bytes], place: Place) -> Array:
+    if not files:
+        return np.zeros((0, *place.spec.shape), np.float32)
+    return await asyncio.to_thread(decode_image_files, list(files), place, pointer=place.pointer)
+
+
+def _support_place(spec: InputSpec, door: Door, pointer: str) -> Place:
+    return _place(spec, door, pointer, InvalidSupport)
+
+
+def _query_place(spec: InputSpec, door: Door, pointer: str) -> Place:
+    return _place(spec, door, pointer, InvalidQuery)
+
+
+def _place(spec: InputSpec, door: Door, pointer: str, fault: type[InvalidInput]) -> Place:
+    return Place(spec, pointer, fault, door.settings.max_image_pixels)
+
+
+async def spec_of_task(door: Door, caller: Caller, task_id: str) -> InputSpec:
+    """What the serving initializer of a task reads; of the latest one while none serves."""
+    task = await door.tasks.get(caller, task_id)
+    ref = (task.serving or task.latest).initializer
+    return (await door.initializers.get(ref.name, ref.version)).input

@@ -1,0 +1,135 @@
+"""Around every request: an id and a log context, a body limit, and the gate that closes when the process stops. Pure ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Mapping
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.problems import problem_response, unforeseen
+from app.errors import BodyTooLarge, Draining
+
+_log = structlog.get_logger("innerloop.access")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_QUIET = {"/livez", "/readyz", "/metrics"}
+
+
+class DrainGate:
+    """Whether new work is admitted. Closed once, when the process is told to stop; it does not open again."""
+
+    def __init__(self) -> None:
+        self._closed = asyncio.Event()
+
+    @property
+    def is_closed(self) -> bool:
+        """True from the moment the process was told to stop."""
+        return self._closed.is_set()
+
+    def close(self) -> None:
+        """Refuses new work from now on; what is in flight goes on, and what waits only politely stops waiting."""
+        self._closed.set()
+
+    async def wait_closed(self) -> None:
+        """Returns when the gate closes."""
+        await self._closed.wait()
+
+
+class RequestContext:
+    """Gives each request its id, its log context, `Server-Timing`, and a problem instead of a crash."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        started_s, status = time.perf_counter(), 0
+        request_id = _request_id(Headers(scope=scope))
+        timings: dict[str, float] = {}
+        scope.setdefault("state", {}).update(request_id=request_id, timings_ms=timings)
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                headers["Server-Timing"] = server_timing({**timings, "total_ms": (time.perf_counter() - started_s) * 1e3})
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_with_headers)
+            except Exception as error:
+                refusal = unforeseen(error)
+                if status:
+                    raise
+                await problem_response(refusal, scope)(scope, receive, send_with_headers)
+            finally:
+                _log_access(scope, status, (time.perf_counter() - started_s) * 1e3)
+        return None
+
+
+def server_timing(timings_ms: Mapping[str, float]) -> str:
+    """The header's value: `decode;dur=0.41, device;dur=2.10`."""
+    return ", ".join(f"{name.removesuffix('_ms')};dur={value:.2f}" for name, value in timings_ms.items() if name.endswith("_ms"))
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _log_access(scope: Scope, status: int, total_ms: float) -> None:
+    if scope["path"] not in _QUIET:
+        _log.info("request", method=scope["method"], path=scope["path"], status=status, total_ms=round(total_ms, 2))
+
+
+class BodyLimit:
+    """Refuses a body over the limit by its Content-Length, or, if it has none or lies, as soon as that many bytes came."""
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        announced = Headers(scope=scope).get("content-length", "0")
+        # isascii: int() also reads digits of other scripts. No body of more than 18 digits will ever come.
+        if announced.isascii() and announced.isdigit() and (len(announced) > 18 or int(announced) > self.max_body_bytes):
+            return await problem_response(self._refusal(), scope)(scope, receive, send)
+        received = 0
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_body_bytes:
+                raise self._refusal()
+            return message
+
+        return await self.app(scope, receive_counted, send)
+
+    def _refusal(self) -> BodyTooLarge:
+        return BodyTooLarge(f"expected a body of at most {self.max_body_bytes} bytes")
+
+
+class Admission:
+    """Refuses new work with 503 once the gate is closed. Reading stays possible until the server closes the connection."""
+
+    def __init__(self, app: ASGIApp, *, gate: DrainGate) -> None:
+        self.app = app
+        self.gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.gate.is_closed and scope["method"] not in {"GET", "HEAD", "OPTIONS"}:
+            refusal = Draining("this process is stopping and takes no new work: try again, another one will answer")
+            return await problem_response(refusal, scope)(scope, receive, send)
+        return await self.app(scope, receive, send)

@@ -1,0 +1,56 @@
+"""`/v1/tasks/{id}/predictions`: answers for new queries, and the answers that were kept."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app.api.arrivals import NPY, read_queries, spec_of_task
+from app.api.deps import After, DoorDep, Limit, TaskId, UserDep
+from app.api.openapi import SECURED, files, multipart_form, request_body
+from app.api.problems import COMMON, problems
+from app.api.responses import json_response, page_response, prediction_set_json
+from app.api.schemas import PredictionPage, PredictionSetJson, PredictionsRequest
+
+router = APIRouter(prefix="/v1/tasks/{task_id}/predictions", tags=["predictions"])
+
+_OTHER_MEDIA = {
+    **multipart_form(["query"], query=files("Images to predict.")),
+    NPY: {"schema": {"type": "string", "format": "binary"}},
+}
+
+
+@router.post(
+    "",
+    summary="Predict new queries",
+    responses={200: {"model": PredictionSetJson}, **problems(404, 409, 413, 415, 422, *COMMON)},
+    openapi_extra=request_body(PredictionsRequest, **_OTHER_MEDIA),
+)
+async def predict(
+    request: Request,
+    door: DoorDep,
+    caller: UserDep,
+    task_id: TaskId,
+    record: Annotated[bool, Query(description="Keep the answers; GET lists them.")] = False,
+) -> Response:
+    """The label of each input, the probability of every label, and the initializer version that made the answers."""
+    queries = await read_queries(request, door, await spec_of_task(door, caller, task_id))
+    answers = await door.predictions.predict(caller, task_id, queries, record=record)
+    decode_timings = dict(request.state.timings_ms)
+    request.state.timings_ms.update(answers.timings_ms)
+    return json_response(prediction_set_json(answers, decode_timings))
+
+
+@router.get(
+    "",
+    summary="List kept predictions, oldest first",
+    responses={200: {"model": PredictionPage}, **problems(404, 422, *COMMON)},
+    openapi_extra={"security": SECURED},
+)
+async def list_predictions(
+    request: Request, door: DoorDep, caller: UserDep, task_id: TaskId, limit: Limit = 20, after: After = None
+) -> Response:
+    """Those of the query set that came with the task (`source` is `query`) and those that were recorded."""
+    page = await door.predictions.list(caller, task_id, after=after, limit=limit)
+    return page_response(request, page, [prediction_set_json(answers) for answers in page.rows])
