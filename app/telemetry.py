@@ -18,9 +18,11 @@ FastAPI and docket report to OpenTelemetry; `bridge_opentelemetry` brings their 
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from typing import Literal
 
+import structlog
 from opentelemetry import metrics as otel
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
@@ -115,3 +117,22 @@ def bridge_opentelemetry() -> None:
 def render_metrics() -> bytes:
     """The Prometheus page: our metrics, then those of the process, FastAPI and docket."""
     return generate_latest(_metrics().registry) + generate_latest(REGISTRY)
+
+
+def configure_logs(log_format: Literal["console", "json"]) -> None:
+    """Where logs go and how they look: stderr, with the request's id on every line; called by the roots."""
+    render: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if log_format == "json" else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    # The console renderer formats exceptions itself; JSON needs them as text.
+    exceptions: list[structlog.typing.Processor] = [structlog.processors.format_exc_info] if log_format == "json" else []
+    structlog.configure(
+        processors=[*shared, *exceptions, render],
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )

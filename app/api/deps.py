@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Protocol, cast
+from typing import Annotated, cast
 
 from fastapi import Depends, Path, Query, Request
 
@@ -26,10 +26,8 @@ _ID_PATTERN = r"^[A-Za-z0-9_-]{1,128}$"
 _ID = re.compile(_ID_PATTERN)
 
 
-class Ping(Protocol):
-    """Asks a part whether it is there; raises Unavailable when not."""
-
-    async def __call__(self) -> None: ...
+Ping = Callable[[], Awaitable[None]]
+"""Asks a part whether it is there; raises Unavailable when not."""
 
 
 @dataclass(frozen=True)

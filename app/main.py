@@ -1,0 +1,98 @@
+"""The HTTP process: services from the composition, the door in front, and with role `all` the worker beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Literal
+
+import structlog
+from fastapi import FastAPI
+
+from app import telemetry
+from app.api import admin, health, initializers, predictions, support, tasks
+from app.api.deps import Door, Ping
+from app.api.middleware import Admission, BodyLimit, DrainGate, RequestContext
+from app.api.openapi import install_openapi
+from app.api.problems import install_problem_handlers
+from app.composition import Services, build_services, ping_engine
+from app.errors import Unavailable
+from app.settings import Settings
+from app.worker import run_worker
+
+_log = structlog.get_logger(__name__)
+_DESCRIPTION = """
+Post a few labelled examples, get a network of your own in milliseconds.
+
+1. `POST /v1/tasks` with a support set; add `Prefer: wait=10` to get the finished task.
+2. `POST /v1/tasks/{id}/predictions` with new inputs.
+
+Every endpoint under `/v1` needs an API key. Errors are problem details (RFC 9457) with a stable `code`.
+"""
+
+
+def create_app(settings: Settings, role: Literal["all", "api"] = "all") -> FastAPI:
+    """The ASGI application. Its lifespan connects and loads everything; `app.state.door` is there while it runs."""
+    telemetry.bridge_opentelemetry()
+    gate = DrainGate()
+    app = FastAPI(
+        title="InnerLoop",
+        version=version("innerloop"),
+        summary="A REST few-shot adaptation service.",
+        description=_DESCRIPTION,
+        lifespan=lambda app: _lifespan(app, settings, role, gate),
+        redirect_slashes=False,
+    )
+    for resource in (tasks, support, predictions, initializers, admin, health):
+        app.include_router(resource.router)
+    install_problem_handlers(app)
+    install_openapi(app)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Admission, gate=gate)
+    app.add_middleware(RequestContext)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI, settings: Settings, role: Literal["all", "api"], gate: DrainGate) -> AsyncIterator[None]:
+    async with build_services(settings) as services:
+        pings = _pings(services)
+        async with _worker_beside(services, pings) if role == "all" else contextlib.nullcontext():
+            app.state.door = Door(settings, services.tasks, services.predictions, services.initializers, services.keys, pings, gate)
+            try:
+                yield
+            finally:
+                gate.close()
+
+
+def _pings(services: Services) -> dict[str, Ping]:
+    pings: dict[str, Ping] = {"database": services.database.ping, "queue": services.queue.ping, "engine": ping_engine(services.engine)}
+    return {**pings, "redis": services.cache.ping} if services.settings.redis_url else pings
+
+
+@asynccontextmanager
+async def _worker_beside(services: Services, pings: dict[str, Ping]) -> AsyncIterator[None]:
+    """Runs the worker on this loop; leaving lets it finish what runs and give back the rest. `/readyz` tells if it died."""
+    stop = asyncio.Event()
+    working = asyncio.create_task(run_worker(services, services.settings, stop), name="worker")
+    working.add_done_callback(_report_end)
+
+    async def ping_worker() -> None:
+        if working.done():
+            raise Unavailable("the worker has ended", code="worker_unavailable")
+
+    pings["worker"] = ping_worker
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.wait([working])
+
+
+def _report_end(working: asyncio.Task[None]) -> None:
+    if not working.cancelled() and (error := working.exception()) is not None:
+        _log.error("worker_ended", exc_info=error)
