@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from models.episodes.augment import Augmentation
-from models.episodes.episode import EpisodeBatch, EpisodeShape, EpisodeSource, Split
+from models.episodes.episode import EpisodeBatch, EpisodeShape, EpisodeSource, Split, stack_episodes
 from models.episodes.image_classes import ImageClasses
 from models.episodes.omniglot import open_omniglot
 from models.episodes.sinusoid import Sinusoid
 from models.errors import DataUnavailable
 
-__all__ = ["SOURCES", "Augmentation", "EpisodeBatch", "EpisodeShape", "EpisodeSource", "ImageClasses", "Sinusoid", "Split", "open_episodes"]
+__all__ = [
+    "SOURCES",
+    "Augmentation",
+    "EpisodeBatch",
+    "EpisodeShape",
+    "EpisodeSource",
+    "ImageClasses",
+    "Sinusoid",
+    "Split",
+    "open_episodes",
+    "stack_episodes",
+]
 
 SOURCES = ("omniglot", "sinusoid")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.learner import Kind
-from models.support import Support
+from models.support import Support, stack_supports
 
 Split = Literal["train", "validation", "test"]
 
@@ -43,6 +44,15 @@ class EpisodeBatch:
             query_inputs=self.query_inputs.to(device),
             query_targets=self.query_targets.to(device),
         )
+
+
+def stack_episodes(batches: Sequence[EpisodeBatch]) -> EpisodeBatch:
+    """Joins batches of episodes of one shape."""
+    return EpisodeBatch(
+        support=stack_supports([batch.support for batch in batches]),
+        query_inputs=torch.cat([batch.query_inputs for batch in batches]),
+        query_targets=torch.cat([batch.query_targets for batch in batches]),
+    )
 
 
 class EpisodeSource(Protocol):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.episodes.episode import EpisodeBatch, EpisodeShape
+from models.errors import InvalidOptions
 from models.learner import Kind
 from models.support import Support
 
@@ -25,6 +26,8 @@ class Sinusoid:
     input_shape: tuple[int, ...] = (1,)
 
     def draw(self, shape: EpisodeShape, generator: torch.Generator) -> EpisodeBatch:
+        if min(shape.k_shot, shape.n_query, shape.tasks) < 1:
+            raise InvalidOptions(f"k_shot, n_query and tasks must be at least 1, got {shape}")
         tasks, k_shot = shape.tasks, shape.k_shot
         amplitude = _draw_uniform(AMPLITUDE, (tasks, 1, 1), generator)
         phase = _draw_uniform(PHASE, (tasks, 1, 1), generator)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.episodes import EpisodeBatch, EpisodeShape, EpisodeSource, Split
+from models.episodes import EpisodeBatch, EpisodeShape, EpisodeSource, Split, stack_episodes
 from models.errors import InvalidOptions
 from models.learner import Learner
 from models.support import Params, State
@@ -69,7 +69,7 @@ Report = Callable[[int], None]
 def measure(
     learner: Learner, params: Params, source: EpisodeSource, plan: EvaluationPlan, *, rotated: bool, report: Report | None = None
 ) -> EvaluationRow:
-    """The row of one setting. Deterministic for a seed and batch size; costs a forward per query position and batch."""
+    """The row of one setting. A function of the seed, whatever the batch; costs a forward per query position and batch."""
     if plan.episodes < 2 or plan.batch < 1:
         raise InvalidOptions(f"episodes must be at least 2 and batch at least 1, got {plan.episodes} and {plan.batch}")
     started = time.perf_counter()
@@ -99,16 +99,17 @@ def _score_episodes(
     """Each episode's score, one query at a time and all at once: two of (episodes,)."""
     device = next(iter(params.values())).device
     generator = torch.Generator().manual_seed(plan.seed)
+    shape = EpisodeShape(plan.n_way, plan.k_shot, plan.n_query, tasks=1)  # one by one, so that no figure depends on the batch
     alone, together = [], []
     for first in range(0, plan.episodes, plan.batch):
-        shape = EpisodeShape(plan.n_way, plan.k_shot, plan.n_query, min(plan.batch, plan.episodes - first))
-        batch = source.draw(shape, generator).to(device)
+        tasks = min(plan.batch, plan.episodes - first)
+        batch = stack_episodes([source.draw(shape, generator) for _ in range(tasks)]).to(device)
         state = learner.adapt(params, batch.support, plan.steps).state
         with torch.no_grad():
             alone.append(_score(learner, predict_one_by_one(learner, params, state, batch.query_inputs), batch))
             together.append(_score(learner, learner.predict(params, state, batch.query_inputs), batch))
         if report:
-            report(first + shape.tasks)
+            report(first + tasks)
     return torch.cat(alone).double(), torch.cat(together).double()
 
 

@@ -9,13 +9,12 @@ import math
 import shlex
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from models.artifact import Card, InputSpec, load_initializer, save_initializer
+from models.artifact import Card, load_initializer, save_initializer
 from models.episodes import EpisodeSource, open_episodes
 from models.errors import InvalidOptions, InvalidRecipe
 from models.evaluation import EvaluationPlan, measure
@@ -23,10 +22,11 @@ from models.methods import build_learner
 from models.support import Params
 from models.training.checkpoint import FILE, Checkpoint, Progress, load_checkpoint, save_checkpoint
 from models.training.display import Display
+from models.training.evidence import Making, measure_rows, write_card
 from models.training.log import LogRow, TrainingLog, draw_curve
 from models.training.outer_loop import OuterLoop, learning_rate_at
-from models.training.provenance import describe_command, describe_hardware, name_recipe, read_git_revision
-from models.training.recipe import EvaluationRecipe, Recipe, parse_recipe, read_recipe
+from models.training.provenance import describe_command, name_recipe
+from models.training.recipe import Recipe, parse_recipe, read_recipe
 from models.training.stop import StopRequest
 
 INITIALIZER_FOLDER = "initializer"
@@ -163,7 +163,9 @@ class _Run:
     def finish(self) -> tuple[Path, Card]:
         """Measures the kept weights, writes the initializer folder and the curve."""
         params = self._best or self._loop.average
-        card = save_initializer(self._out / INITIALIZER_FOLDER, self._make_card(params), params)
+        made = Making(self._progress.best_step or self.step, self._progress.trained_with, self._progress.seconds, self._device)
+        rows = measure_rows(self._recipe, self._learner, params)
+        card = save_initializer(self._out / INITIALIZER_FOLDER, write_card(self._recipe, self._learner, made, rows), params)
         draw_curve(self._out, self._recipe.name)
         return self._out / INITIALIZER_FOLDER, card
 
@@ -211,40 +213,6 @@ class _Run:
 
     def _count_seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
-
-    def _make_card(self, params: Params) -> Card:
-        recipe = self._recipe
-        is_image = len(self._learner.input_shape) == 3
-        return Card(
-            name=recipe.name,
-            learner=dict(recipe.learner),
-            input=InputSpec(
-                kind="image" if is_image else "vector",
-                shape=self._learner.input_shape,
-                ink="bright" if is_image else None,
-                range=(0.0, 1.0) if is_image else None,
-            ),
-            limits=recipe.limits,
-            default_steps=self._learner.default_steps,
-            recipe=recipe.to_json(),
-            data=recipe.data.source,
-            seed=recipe.seed,
-            meta_steps=self._progress.best_step or self.step,
-            git_revision=read_git_revision(),
-            trained_with=self._progress.trained_with,
-            train_seconds=round(self._progress.seconds, 1),
-            hardware=describe_hardware(self._device),
-            torch_version=str(torch.__version__),
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            accuracy=[self._measure_row(params, row) for row in recipe.evaluation],
-        )
-
-    def _measure_row(self, params: Params, row: EvaluationRecipe) -> dict[str, object]:
-        source = open_episodes(self._recipe.data.source, "test", rotations=True)
-        plan = EvaluationPlan(row.k_shot, row.n_way, row.episodes, row.n_query, row.steps or None)
-        result = measure(self._learner, params, source, plan, rotated=self._learner.kind == "classification").to_json()
-        self._console.print_json(data=result)
-        return result
 
 
 def _take_params(folder: Path, expected: Params) -> Params:
