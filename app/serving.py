@@ -1,0 +1,83 @@
+"""The processes: uvicorn around the HTTP door, and the queue worker, each from start to an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.admin import make_first_key
+from app.composition import build_services
+from app.main import create_app
+from app.settings import Role, Settings
+from app.worker import run_worker
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn that first closes the gate: a stopping process admits nothing new on the connections it still has."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets=sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        door = getattr(self._app.state, "door", None)
+        if door is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(door.gate.close)
+        super().handle_exit(sig, frame)
+
+
+def run_http_process(settings: Settings, role: Role, *, announce: Callable[[str], None]) -> None:
+    """Serves until a signal. `announce` is told the URL once the socket is bound, and the first key if this start makes it."""
+    first_key = asyncio.run(make_first_key(settings))
+    app = create_app(settings, role)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,  # the service logs requests itself, with their ids
+        timeout_graceful_shutdown=round(settings.drain_timeout_s),
+    )
+    listening = config.bind_socket()
+    port = listening.getsockname()[1]
+    for line in greeting(settings.host, port, first_key):
+        announce(line)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after an orderly end
+        DrainingServer(config, app).run(sockets=[listening])
+
+
+def greeting(host: str, port: int, first_key: str | None) -> list[str]:
+    """What a person at the terminal needs to begin: the URL, and once only the key."""
+    shown = "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104
+    url = f"http://{shown}:{port}"
+    if first_key is None:
+        return [f"InnerLoop on {url}"]
+    return [
+        f"The first admin key, shown this once: {first_key}",
+        f"InnerLoop on {url}/?key={first_key}",
+    ]
+
+
+def run_worker_process(settings: Settings) -> None:
+    """Works the queue until a signal."""
+    asyncio.run(_work(settings))
+
+
+async def _work(settings: Settings) -> None:
+    stop = asyncio.Event()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(sig, stop.set)
+    async with build_services(settings) as services:
+        await run_worker(services, settings, stop)
