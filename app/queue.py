@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from uuid import uuid4
 
 from docket import Docket
+from key_value.aio.stores.memory import MemoryStore
 from redis.exceptions import RedisError
 
 from app.errors import Unavailable
@@ -36,7 +37,13 @@ class DocketQueue:
 
     def __init__(self, url: str, settings: Settings, name: str = "innerloop-jobs") -> None:
         self._is_embedded = not url or url.startswith("memory://")
-        self.docket = Docket(name=name, url=_with_pool(url or f"memory://{uuid4().hex}", settings), execution_ttl=EXECUTION_TTL)
+        # Next to no result store: a job's result is its row, and a pickled exception in Redis would serve nobody.
+        self.docket = Docket(
+            name=name,
+            url=_with_pool(url or f"memory://{uuid4().hex}", settings),
+            execution_ttl=EXECUTION_TTL,
+            result_storage=MemoryStore(max_entries_per_collection=1),
+        )
         self.docket.register(_adapt_elsewhere, names=[ADAPT])
 
     @property
