@@ -1,0 +1,110 @@
+"""Which normalisation survives one query at a time: short meta-trainings of MAML that differ in nothing else.
+
+    python -m benchmarks.normalisation --steps 1000
+
+Judged on validation classes, since the figures decide a design. The last line is one JSON object with `rows`.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from models.backbones import Conv4
+from models.backbones.lanes import EPSILON
+from models.episodes import EpisodeSource, open_episodes
+from models.evaluation import EvaluationPlan, measure
+from models.learner import Adaptation
+from models.methods import Maml
+from models.support import Params, State, Support
+from models.training import read_recipe
+from models.training.outer_loop import OuterLoop
+from models.training.recipe import Recipe
+
+IMAGE = (1, 28, 28)
+SUPPORT_INPUTS = "support.inputs"
+
+
+@dataclass(frozen=True)
+class SharedStatistics(Conv4):
+    """Conv-4 whose channels are normalised over examples: the first `n_sources` of the call, or all of them when 0."""
+
+    n_sources: int = 0
+
+    def _normalise(self, maps: Tensor) -> Tensor:
+        sources = maps[:, : self.n_sources or None]
+        variance, mean = torch.var_mean(sources, dim=(1, 3, 4), keepdim=True, correction=0)
+        return (maps - mean) * torch.rsqrt(variance + EPSILON)
+
+
+@dataclass(frozen=True)
+class SupportStatisticsMaml(Maml):
+    """MAML that sends the support set along with the queries, which are normalised by its statistics (MetaBN, TaskNorm-I)."""
+
+    def adapt(self, params: Params, support: Support, steps: int | None = None, *, differentiable: bool = False) -> Adaptation:
+        adaptation = super().adapt(params, support, steps, differentiable=differentiable)
+        return replace(adaptation, state={**adaptation.state, SUPPORT_INPUTS: support.inputs})
+
+    def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
+        support = state[SUPPORT_INPUTS]
+        n_support = support.shape[1]
+        backbone = SharedStatistics(self.input_shape, n_sources=n_support)
+        outputs = Maml.predict(replace(self, backbone=backbone), params, state, torch.cat([support, queries], dim=1))
+        return outputs[:, n_support:]
+
+
+def _plain(backbone: Conv4) -> Maml:
+    return Maml("classification", backbone)
+
+
+LEARNERS: dict[str, Callable[[], Maml]] = {
+    "group": lambda: _plain(Conv4(IMAGE, norm="group")),
+    "layer": lambda: _plain(Conv4(IMAGE, norm="layer")),
+    "none": lambda: _plain(Conv4(IMAGE, norm="none")),
+    "support": lambda: SupportStatisticsMaml("classification", SharedStatistics(IMAGE)),
+    "batch": lambda: _plain(SharedStatistics(IMAGE)),
+}
+
+
+def train_and_measure(norm: str, recipe: Recipe, source: EpisodeSource, judge: EpisodeSource, plan: EvaluationPlan) -> dict[str, Any]:
+    """One row: the norm, its accuracy one query at a time and all at once, and what the training took."""
+    learner = LEARNERS[norm]()
+    started = time.perf_counter()
+    loop = OuterLoop(recipe, learner, source, learner.init(torch.Generator().manual_seed(recipe.seed)))
+    while loop.step < recipe.outer.meta_steps:
+        loop.advance()
+    seconds = time.perf_counter() - started
+    row = measure(learner, loop.average, judge, plan, rotated=True)
+    return {"norm": norm, "meta_steps": loop.step, "train_seconds": round(seconds, 1), **row.to_json()}
+
+
+def main(
+    steps: Annotated[int, typer.Option(help="Meta-steps of each training.")] = 1000,
+    episodes: Annotated[int, typer.Option(help="Validation episodes.")] = 1000,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+) -> None:
+    """Trains and measures every normalisation on the episodes of the recipe omniglot-maml."""
+    torch.set_num_threads(threads)
+    recipe = read_recipe("omniglot-maml")
+    recipe = replace(recipe, outer=replace(recipe.outer, meta_steps=steps))
+    source = open_episodes("omniglot", "train", augmentation=recipe.data.augment)
+    judge = open_episodes("omniglot", "validation")
+    plan = EvaluationPlan(k_shot=1, n_way=5, episodes=episodes, n_query=5, split="validation", seed=1)
+    rows = []
+    for norm in LEARNERS:
+        rows.append(train_and_measure(norm, recipe, source, judge, plan))
+        typer.echo(f"{norm:8} {rows[-1]['accuracy']:.2f} +- {rows[-1]['ci95']:.2f}, transductive {rows[-1]['accuracy_transductive']:.2f}")
+    settings = {"machine": platform.machine(), "threads": threads, "torch": torch.__version__, "episodes": asdict(recipe)["episodes"]}
+    typer.echo(json.dumps({"benchmark": "normalisation", "settings": settings, "rows": rows}))
+
+
+if __name__ == "__main__":
+    typer.run(main)
