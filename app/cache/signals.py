@@ -115,6 +115,15 @@ class RedisSignals:
         self._redis, self._namespace, self._reconnect_s = redis, namespace, reconnect_s
         self._local = LocalSignals()
         self._reader: asyncio.Task[None] | None = None
+        self._is_subscribed = asyncio.Event()
+
+    async def subscribed(self, timeout_s: float) -> bool:
+        """True once the subscription stands: what is published before is not heard."""
+        try:
+            await asyncio.wait_for(self._is_subscribed.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
 
     async def start(self) -> None:
         self._reader = asyncio.create_task(self._read_for_ever())
@@ -142,16 +151,20 @@ class RedisSignals:
         while True:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 await self._read()
+            self._is_subscribed.clear()
             await asyncio.sleep(self._reconnect_s)
 
     async def _read(self) -> None:
         prefix = keys.signal_channel(self._namespace, "")
-        async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        async with self._redis.pubsub() as pubsub:
             await pubsub.psubscribe(prefix + "*")
             while True:
                 # With a timeout of our own: the client's shorter one, meant for commands, would break an idle subscription.
                 message = await pubsub.get_message(timeout=30.0)
                 if message is None:
+                    continue
+                if message["type"] == "psubscribe":
+                    self._is_subscribed.set()
                     continue
                 self._local.dispatch(bytes(message["channel"]).decode().removeprefix(prefix))
 

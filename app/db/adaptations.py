@@ -104,13 +104,13 @@ async def release(session: AsyncSession, task_id: str, revision: int, attempt: i
 async def exhausted(session: AsyncSession, before: datetime, max_attempts: int) -> list[tuple[str, int]]:
     """Rows that were started max_attempts times, last before `before`, and never ended."""
     query = _unfinished(before).where(AdaptationRow.attempts >= max_attempts)
-    return [(task_id, revision) for task_id, revision in (await session.execute(query)).tuples()]
+    return [(task_id, revision) for task_id, revision in await session.execute(query)]
 
 
 async def unfinished(session: AsyncSession, before: datetime, max_attempts: int, limit: int) -> list[tuple[str, int]]:
     """Rows touched last before `before`, oldest first: their job may be lost."""
     query = _unfinished(before).where(AdaptationRow.attempts < max_attempts).order_by(AdaptationRow.created_at).limit(limit)
-    return [(task_id, revision) for task_id, revision in (await session.execute(query)).tuples()]
+    return [(task_id, revision) for task_id, revision in await session.execute(query)]
 
 
 async def count_unfinished(session: AsyncSession) -> int:
@@ -145,7 +145,7 @@ async def versions_in_use(session: AsyncSession) -> set[InitializerRef]:
     current = or_(AdaptationRow.revision == TaskRow.latest_revision, AdaptationRow.revision == TaskRow.serving_revision)
     join = (AdaptationRow.task_id == TaskRow.id) & current
     query = select(AdaptationRow.initializer_name, AdaptationRow.initializer_version).join(TaskRow, join).distinct()
-    return {InitializerRef(name, version) for name, version in (await session.execute(query)).tuples()}
+    return {InitializerRef(name, version) for name, version in await session.execute(query)}
 
 
 def _is(task_id: str, revision: int) -> tuple[ColumnElement[bool], ...]:

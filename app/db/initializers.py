@@ -18,7 +18,7 @@ from app.domain import InitializerRef
 async def current_refs(session: AsyncSession) -> list[InitializerRef]:
     """The current version of every initializer, by name."""
     query = select(InitializerRow.name, InitializerRow.current_version).where(InitializerRow.current_version.is_not(None))
-    found = (await session.execute(query.order_by(InitializerRow.name))).tuples()
+    found = await session.execute(query.order_by(InitializerRow.name))
     return [InitializerRef(name, version) for name, version in found if version is not None]
 
 

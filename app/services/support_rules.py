@@ -74,7 +74,7 @@ def _shape_issues(inputs: Array, info: InitializerInfo, pointer: str) -> list[Is
 
 
 def _finite_issues(inputs: Array, pointer: str) -> list[Issue]:
-    finite = np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)
+    finite = np.isfinite(inputs).all(axis=tuple(range(1, inputs.ndim)))
     return [Issue(f"{pointer}/{i}", "holds NaN or infinity; expected finite numbers") for i in np.flatnonzero(~finite)[:_MAX_ISSUES]]
 
 

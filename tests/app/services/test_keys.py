@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+
+from app.db.session import Database
+from app.errors import NotFound, Unauthenticated
+from app.services.keys import KeyService
+
+
+@pytest.fixture
+def keys(database: Database) -> KeyService:
+    return KeyService(database)
+
+
+async def test_a_key_authenticates_its_holder_with_its_scopes(keys: KeyService) -> None:
+    text = await keys.create("ann", ["user"])
+    assert re.fullmatch(r"il_[0-9a-f]{8}_[A-Za-z0-9_-]{43}", text)
+    caller = await keys.authenticate(text)
+    assert caller.scopes == {"user"}
+    assert [(key.id, key.name) for key in await keys.list()] == [(caller.key_id, "ann")]
+
+
+async def test_the_secret_is_stored_nowhere(keys: KeyService) -> None:
+    text = await keys.create("ann")
+    assert text[-43:] not in repr(await keys.list())
+
+
+@pytest.mark.parametrize("wrong", ["", "hello", "il_00000000_" + "a" * 43, "il_00000000_\N{SNOWMAN}"])
+async def test_what_is_no_key_of_ours_is_refused(keys: KeyService, wrong: str) -> None:
+    with pytest.raises(Unauthenticated):
+        await keys.authenticate(wrong)
+
+
+async def test_the_right_prefix_with_a_wrong_secret_is_refused(keys: KeyService) -> None:
+    text = await keys.create("ann")
+    with pytest.raises(Unauthenticated):
+        await keys.authenticate(text[:-1] + ("a" if text[-1] != "a" else "b"))
+
+
+async def test_a_revoked_key_is_refused_here_at_once_and_elsewhere_after_the_memory(keys: KeyService, database: Database) -> None:
+    elsewhere = KeyService(database, cache_ttl_s=0.05)
+    text = await keys.create("ann")
+    caller = await keys.authenticate(text)
+    await elsewhere.authenticate(text)
+    await keys.revoke(caller.key_id)
+    await asyncio.sleep(0.06)
+    for service in (keys, elsewhere):
+        with pytest.raises(Unauthenticated):
+            await service.authenticate(text)
+    assert (await keys.list())[0].revoked_at is not None
+
+
+async def test_revoking_an_unknown_key_is_not_found(keys: KeyService) -> None:
+    with pytest.raises(NotFound):
+        await keys.revoke("key_nope")
+
+
+async def test_the_first_admin_key_is_made_once_by_whichever_process_is_first(database: Database) -> None:
+    made = await asyncio.gather(*(KeyService(database).bootstrap_admin() for _ in range(5)))
+    texts = [text for text in made if text is not None]
+    assert len(texts) == 1
+    assert (await KeyService(database).authenticate(texts[0])).scopes == {"user", "admin"}
+    assert await KeyService(database).bootstrap_admin() is None

@@ -1,0 +1,190 @@
+"""One process of the service with a fake engine and a list for a queue; two of them over one database are two processes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.cache.signals import LocalSignals, Signals
+from app.cache.states import LruStateCache, StateCache
+from app.db.session import Database
+from app.domain import Adapted, AdaptJob, Answers, Array, Caller, InitializerRef, Phases, StateKey, SupportSet
+from app.errors import InitializerNotInstalled, InitializerRejected, StateCorrupt, StateNotResident, Unavailable
+from app.services.adaptations import AdaptationService
+from app.services.initializers import InitializerService
+from app.services.keys import KeyService
+from app.services.predictions import PredictionService
+from app.services.requests import NewTask
+from app.services.tasks import TaskService
+from app.settings import Settings
+
+ANN = Caller("key_ann", frozenset({"user"}))
+BOB = Caller("key_bob", frozenset({"user"}))
+
+
+class FakeEngine:
+    """Prototypes in numpy, and the version's `gain` on every number, so that answers tell which version made them."""
+
+    def __init__(self) -> None:
+        self.gains: dict[InitializerRef, float] = {}
+        self.states: dict[StateKey, Array] = {}
+        self.adapted: list[StateKey] = []
+        self.restored: list[StateKey] = []
+        self.installs = 0
+        self.fault: Exception | None = None
+        self.gate = asyncio.Event()  # closed by `gate.clear()`: adaptations then stand still on the device
+        self.gate.set()
+        self.asked = asyncio.Event()
+
+    async def install(self, ref: InitializerRef, card: Mapping[str, Any], weights: bytes) -> None:
+        self.installs += 1
+        await asyncio.sleep(0)
+        if hashlib.sha256(weights).hexdigest() != card["sha256"]:
+            raise InitializerRejected("wrong digest")
+        self.gains[ref] = float(weights)
+
+    def installed(self) -> frozenset[InitializerRef]:
+        return frozenset(self.gains)
+
+    async def retire(self, ref: InitializerRef) -> None:
+        self.gains.pop(ref, None)
+        self.states = {key: state for key, state in self.states.items() if key.initializer != ref}
+
+    async def adapt(self, job: AdaptJob) -> Adapted:
+        self.asked.set()
+        await self.gate.wait()
+        if self.fault is not None:
+            raise self.fault
+        gain = self._gain(job.key)
+        self.adapted.append(job.key)
+        groups = [job.inputs[job.targets == i] for i in range(job.n_way)] or [job.targets]
+        self.states[job.key] = gain * np.stack([group.reshape(len(group), -1).mean(axis=0) for group in groups])
+        return Adapted(_encode(self.states[job.key]), (1.0, 0.5), (0.5, 1.0), Phases(1.0, 2.0, 3.0, 1))
+
+    async def predict(self, key: StateKey, queries: Array) -> Answers:
+        gain = self._gain(key)
+        if key not in self.states:
+            raise StateNotResident(str(key))
+        state = self.states[key]
+        if len(state) == 1:
+            return Answers(np.repeat(state, len(queries), axis=0), Phases(1.0, 2.0, 3.0))
+        distances = np.square(gain * queries.reshape(len(queries), 1, -1) - state[None]).sum(axis=2)
+        weights = np.exp(-distances)
+        return Answers(weights / weights.sum(axis=1, keepdims=True), Phases(1.0, 2.0, 3.0))
+
+    async def restore(self, key: StateKey, state: bytes) -> None:
+        self._gain(key)
+        try:
+            self.states[key] = np.load(io.BytesIO(state))
+        except ValueError as error:
+            raise StateCorrupt(str(error)) from error
+        self.restored.append(key)
+
+    def forget(self, task_id: str) -> None:
+        self.states = {key: state for key, state in self.states.items() if key.task_id != task_id}
+
+    async def close(self) -> None:
+        return None
+
+    def _gain(self, key: StateKey) -> float:
+        if key.initializer not in self.gains:
+            raise InitializerNotInstalled(str(key.initializer))
+        return self.gains[key.initializer]
+
+
+@dataclass
+class ListQueue:
+    """A queue that remembers; `is_down` makes it behave as if Redis were away."""
+
+    waiting: dict[tuple[str, int], None] = field(default_factory=dict)
+    is_down: bool = False
+
+    async def enqueue_adaptation(self, task_id: str, revision: int) -> None:
+        await self.ping()
+        self.waiting[task_id, revision] = None
+
+    async def ping(self) -> None:
+        if self.is_down:
+            raise Unavailable("down", code="redis_unavailable")
+
+
+@dataclass
+class World:
+    """The services of one process, and what they stand on."""
+
+    database: Database
+    engine: FakeEngine
+    cache: StateCache
+    signals: Signals
+    queue: ListQueue
+    settings: Settings
+    folder: Path
+    initializers: InitializerService
+    tasks: TaskService
+    adaptations: AdaptationService
+    predictions: PredictionService
+    keys: KeyService
+
+    async def work(self) -> None:
+        """Runs every job in the queue, all at once."""
+        jobs, self.queue.waiting = list(self.queue.waiting), {}
+        await asyncio.gather(*(self.adaptations.run(*job) for job in jobs))
+
+
+def build_world(database: Database, folder: Path, *, cache: StateCache | None = None, **knobs: Any) -> World:
+    """A process over a database; give the same cache to two of them to share it."""
+    settings = Settings(**knobs)
+    engine, queue, signals = FakeEngine(), ListQueue(), LocalSignals()
+    cache = cache or LruStateCache(10**6, 60)
+    initializers = InitializerService(database, engine, signals, queue, folder)
+    parts = (database, cache, signals, engine, queue, initializers, settings)
+    return World(
+        *(database, engine, cache, signals, queue, settings, folder, initializers),
+        TaskService(*parts),
+        AdaptationService(*parts),
+        PredictionService(database, cache, engine, queue, initializers, settings),
+        KeyService(database),
+    )
+
+
+def write_initializer(folder: Path, name: str = "protonet", *, gain: float = 1.0, **changes: Any) -> None:
+    """An initializer folder whose weights are one number."""
+    weights = str(gain).encode()
+    card = {
+        "learner": {"kind": "regression" if name.startswith("sine") else "classification"},
+        "input": {"kind": "vector", "shape": [2]},
+        "limits": {"min_way": 2, "max_way": 5, "max_support": 20, "max_steps": 10},
+        "default_steps": 1,
+        "sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / name / "initializer.safetensors").write_bytes(weights)
+    (folder / name / "card.json").write_text(json.dumps(card | changes))
+
+
+def support(*, cats: int = 1, dogs: int = 1, at: float = 1.0) -> SupportSet:
+    """Cats around (at, 0), dogs around (0, at)."""
+    inputs = np.array([[at, 0.0]] * cats + [[0.0, at]] * dogs, dtype=np.float32)
+    return SupportSet(inputs, ("cat",) * cats + ("dog",) * dogs)
+
+
+def new_task(**changes: Any) -> NewTask:
+    """A two-class task for the initializer `protonet`."""
+    return NewTask(**({"initializer": "protonet", "support": support()} | changes))
+
+
+CATS = np.array([[1.0, 0.1]], dtype=np.float32)
+
+
+def _encode(state: Array) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, state)
+    return buffer.getvalue()
