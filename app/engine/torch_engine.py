@@ -1,7 +1,7 @@
 """The engine on torch: the only file of the service that imports `models`.
 
-One device thread runs every batched inner loop and every batched forward; a side thread loads initializers and turns
-states into bytes, so neither a reload nor an encoding keeps the device or the event loop waiting.
+One device thread runs every batched inner loop and every batched forward. Loading an initializer and turning states into
+bytes have a thread each, so that neither keeps the device, the event loop or the other waiting.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from models.learner import Learner
 from models.serving import AdaptedLane, adapt_lanes, decode_state, encode_state, make_template, predict_lanes
 from models.support import Params, State, Support, make_support
 
-# Samples (lanes x examples) of one batch: Conv-4 64 keeps about 0.2 MB of activations for each 28x28 sample, so 0.4 GB.
-MAX_BATCH_SAMPLES = 2048
+# Samples (lanes x examples) of one batch. On a GPU memory bounds it: Conv-4 64 keeps about 0.2 MB of activations for each 28x28
+# sample, so 0.4 GB. On a CPU the caches do: MAML adapts 5-way 1-shot tasks at 160/s alone, 250/s by 12 and 112/s by 64;
+# 5-shot tasks at 54/s alone, 45/s by 5 and 24/s by 64 (one core, 2026-11-21).
+MAX_BATCH_SAMPLES = {"cpu": 64, "cuda": 2048}
 
 TRANSLATION: Mapping[type[models.errors.ModelError], type[errors.AppError]] = {
     models.errors.InvalidSupport: errors.InvalidSupport,
@@ -111,16 +113,17 @@ class TorchEngine:
         max_lanes: int = 64,
         max_waiting_lanes: int = 4096,
         resident_bytes: int = 2**30,
-        max_batch_samples: int = MAX_BATCH_SAMPLES,
+        max_batch_samples: int | None = None,
         load: Load = load_initializer_bytes,
     ) -> None:
         self._device = choose_device(device)
         threads = torch_threads or count_torch_threads()
         self._device_thread = ThreadPoolExecutor(1, "engine-device", torch.set_num_threads, (threads,))
-        self._side_thread = ThreadPoolExecutor(1, "engine-side", torch.set_num_threads, (threads,))
+        self._bytes_thread = ThreadPoolExecutor(1, "engine-bytes", torch.set_num_threads, (threads,))
+        self._loading_thread = ThreadPoolExecutor(1, "engine-loading", torch.set_num_threads, (threads,))
         self._load = load
-        self._max_batch_samples = max_batch_samples
-        limits = BatchLimits(max_lanes, max_waiting_lanes, max_size=max_batch_samples)
+        self._max_batch_samples = max_batch_samples or MAX_BATCH_SAMPLES[self._device.type]
+        limits = BatchLimits(max_lanes, max_waiting_lanes, max_size=self._max_batch_samples)
         self._batcher: Batcher[_Lane, _Outcome] = Batcher(self._run, self._device_thread, limits)
         self._versions: Versions[_Version] = Versions()
         self._resident: ResidentStates[State] = ResidentStates(resident_bytes)
@@ -149,7 +152,7 @@ class TorchEngine:
     async def install(self, ref: InitializerRef, card: Mapping[str, Any], weights: bytes) -> None:
         async with self._installing:
             if ref not in self._versions.refs():
-                self._versions.add(ref, await self._aside(lambda: self._load_version(card, weights)))
+                self._versions.add(ref, await self._call_in(self._loading_thread, lambda: self._load_version(card, weights)))
 
     async def retire(self, ref: InitializerRef) -> None:
         await self._versions.remove(ref)
@@ -162,7 +165,7 @@ class TorchEngine:
             lane, phases = cast(tuple[AdaptedLane, Phases], outcome)
             self._resident.put(job.key, lane.state, _count_bytes(lane.state))
             started = _now()
-            encoded = await self._aside(lambda: encode_state(lane.host_state))
+            encoded = await self._call_in(self._bytes_thread, lambda: encode_state(lane.host_state))
         return Adapted(encoded, lane.loss, lane.accuracy, replace(phases, encode_ms=_ms_since(started)))
 
     async def predict(self, key: StateKey, queries: Array) -> Answers:
@@ -175,7 +178,7 @@ class TorchEngine:
 
     async def restore(self, key: StateKey, state: bytes) -> None:
         with self._versions.use(key.initializer) as version:
-            restored = await self._aside(lambda: self._to_device(decode_state(state, version.template)))
+            restored = await self._call_in(self._bytes_thread, lambda: self._to_device(decode_state(state, version.template)))
             self._resident.put(key, restored, _count_bytes(restored))
 
     def forget(self, task_id: str) -> None:
@@ -184,8 +187,8 @@ class TorchEngine:
     async def close(self) -> None:
         self._is_closed = True
         await self._batcher.close()
-        await asyncio.to_thread(self._device_thread.shutdown)
-        await asyncio.to_thread(self._side_thread.shutdown)
+        for thread in (self._device_thread, self._bytes_thread, self._loading_thread):
+            await asyncio.to_thread(thread.shutdown)
 
     async def _submit(self, work: telemetry.Work, key: StateKey, lane: _Lane, steps: int = 0) -> _Outcome:
         size = len(lane.job.inputs) if isinstance(lane, _AdaptLane) else len(lane.queries)
@@ -203,12 +206,12 @@ class TorchEngine:
             self._lanes[work] -= 1
             telemetry.set_queue_depth(work, self._lanes[work])
 
-    async def _aside(self, call: Callable[[], T]) -> T:
-        """The result of `call`, run in the side thread."""
+    async def _call_in(self, thread: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+        """The result of `call`, run in `thread`."""
         if self._is_closed:
             raise errors.Draining("the engine is shutting down and takes no more work")
         with _in_service_words():
-            return await asyncio.get_running_loop().run_in_executor(self._side_thread, call)
+            return await asyncio.get_running_loop().run_in_executor(thread, call)
 
     def _load_version(self, card: Mapping[str, Any], weights: bytes) -> _Version:
         loaded = self._load(card, weights)
@@ -241,7 +244,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def count_torch_threads() -> int:
-    """Intra-op threads when none are configured: every core but one."""
+    """Intra-op threads when none are configured: every core but one.
+
+    torch frees the GIL in its operators, so the loop lags by 5 to 10 ms at the 99th percentile while a device thread adapts
+    Conv-4 64 without a pause (two busy cores, 2026-11-21). With a thread on every core the worst lag was 72 ms instead of
+    10 to 30, and adaptations were no more: batches of tiny operators gain little from the last core, HTTP and the queue lose it.
+    """
     return max(1, len(os.sched_getaffinity(0)) - 1)
 
 

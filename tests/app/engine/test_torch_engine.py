@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -103,7 +104,7 @@ def make_sine_job(seed: int, points: int = 7) -> AdaptJob:
 
 @pytest.fixture
 async def engine() -> AsyncIterator[TorchEngine]:
-    engine = TorchEngine("cpu", 1, load=load_spec)
+    engine = TorchEngine("cpu", 1, max_batch_samples=1000, load=load_spec)
     _: Engine = engine
     for name, spec in SPECS.items():
         await engine.install(InitializerRef(name, 1), spec, b"")
@@ -116,7 +117,7 @@ async def troubled() -> AsyncIterator[tuple[TorchEngine, Trouble]]:
     """An engine with one initializer, `protonet`, whose learner can be told to fail."""
     trouble = Trouble(build_learner(SPECS["protonet"]))
     loaded = Loaded(trouble, trouble.init(torch.Generator().manual_seed(0)))
-    engine = TorchEngine("cpu", 1, load=lambda card, weights: loaded)
+    engine = TorchEngine("cpu", 1, max_batch_samples=1000, load=lambda card, weights: loaded)
     await engine.install(InitializerRef("protonet", 1), {}, b"")
     trouble.lanes.clear()
     yield engine, trouble
@@ -320,6 +321,28 @@ async def test_installing_twice_at_once_loads_once() -> None:
     ref = InitializerRef("maml", 1)
     await asyncio.gather(*(engine.install(ref, SPECS["maml"], b"") for _ in range(3)))
     assert calls == [b""]
+    await engine.close()
+
+
+async def test_traffic_flows_while_a_version_loads() -> None:
+    may_load = threading.Event()
+
+    def load_slowly(card: Mapping[str, Any], weights: bytes) -> LoadedInitializer:
+        assert not weights or may_load.wait(10)
+        return load_spec(card, weights)
+
+    engine = TorchEngine("cpu", 1, load=load_slowly)
+    await engine.install(InitializerRef("maml", 1), SPECS["maml"], b"")
+    loading = asyncio.create_task(engine.install(InitializerRef("maml", 2), SPECS["maml"], b"slow"))
+    await asyncio.sleep(0.01)
+    job = make_job("maml", 1)
+    state = (await asyncio.wait_for(engine.adapt(job), 5)).state
+    await asyncio.wait_for(engine.restore(job.key, state), 5)
+    await asyncio.wait_for(engine.predict(job.key, random_images(2, 1)), 5)
+    assert not loading.done()
+    may_load.set()
+    await loading
+    assert InitializerRef("maml", 2) in engine.installed()
     await engine.close()
 
 
