@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 
 def connect_redis(url: str, *, max_connections: int = 256) -> Redis:
@@ -11,7 +13,9 @@ def connect_redis(url: str, *, max_connections: int = 256) -> Redis:
         url,
         decode_responses=False,
         max_connections=max_connections,
+        # Once: a connection that Redis closed in the meantime. More would keep a request waiting for a Redis that is away.
+        retry=Retry(NoBackoff(), 1),
         socket_connect_timeout=2.0,
-        socket_timeout=5.0,
+        socket_timeout=2.0,
         health_check_interval=15,
     )

@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.cache import keys
 
+_log = structlog.get_logger(__name__)
 Callback = Callable[[str], Awaitable[None]]
 
 
@@ -171,5 +173,7 @@ class RedisSignals:
 
 async def _quietly(work: Awaitable[None]) -> None:
     """A listener's failure stays its own: what it missed, its periodic run catches up."""
-    with contextlib.suppress(Exception):
+    try:
         await work
+    except Exception:
+        _log.exception("listener_failed")

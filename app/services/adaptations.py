@@ -135,7 +135,7 @@ class AdaptationService:
     ) -> PredictionSet | None:
         if query is None:
             return None
-        check_queries(query, info, max_queries=max(len(query), 1), pointer="#/query/inputs")
+        check_queries(query, info, max_queries=max(len(query), 1), pointer="#/query")
         key = state_key(adaptation)
         answers = await self._predict_resident(key, adapted.state, as_float32(query))
         return PredictionSet(

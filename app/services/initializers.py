@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -75,6 +75,11 @@ class InitializerService:
             raise initializer_not_found(name)
         return await self._info(ref)
 
+    async def versions(self, name: str) -> Sequence[int]:
+        """The stored versions of an initializer, oldest first; empty for an unknown name."""
+        async with self._database.read() as session:
+            return await initializers.versions_of(session, name)
+
     async def ensure_installed(self, ref: InitializerRef) -> InitializerInfo:
         """Loads a version from SQL into the engine unless it is there; once, however many wait."""
         if ref not in self._engine.installed():
@@ -117,15 +122,20 @@ class InitializerService:
         """
         async with self._database.read() as session:
             current = await initializers.current_refs(session)
-            in_use = await adaptations.versions_in_use(session)
         for ref in current:
             telemetry.set_current_version(ref.name, ref.version)
             await self._install_or_log(ref)
-        names = {ref.name: ref.version for ref in current}
-        for ref in self._engine.installed() - in_use:
-            # Only what is older than current: a newer one is being verified by a reload right now.
-            if ref.version < names.get(ref.name, 0):
-                await self._engine.retire(ref)
+        await self._retire_unused({ref.name: ref.version for ref in current})
+
+    async def _retire_unused(self, current: dict[str, int]) -> None:
+        # Only what is older than current: a newer one is being verified by a reload right now.
+        older = {ref for ref in self._engine.installed() if ref.version < current.get(ref.name, 0)}
+        if not older:  # the usual case, and the question below reads every task
+            return
+        async with self._database.read() as session:
+            in_use = await adaptations.versions_in_use(session)
+        for ref in older - in_use:
+            await self._engine.retire(ref)
 
     async def _reload_from_folder(self, name: str, old: InitializerRef | None) -> ReloadOutcome:
         folders = await asyncio.to_thread(list_initializer_folders, self._folder)

@@ -54,7 +54,7 @@ class TaskService:
 
         The row is committed before the job is enqueued. When the queue cannot be reached after the commit the task is still
         accepted: the row is the outbox and the sweeper enqueues it. Raises NotFound initializer_not_found, InvalidSupport
-        (`#/support/...`), InvalidQuery (`#/query/inputs/...`), InvalidOptions (`#/options/steps`), InvalidBody (`#/ttl_s`), Unavailable.
+        (`#/support/...`), InvalidQuery (`#/query/...`), InvalidOptions (`#/options/steps`), InvalidBody (`#/ttl_s`), Unavailable.
         """
         info = await self._initializers.get(new.initializer)
         self._check(new, info)
@@ -127,7 +127,7 @@ class TaskService:
         check_support(new.support, info)
         check_options(new.options, info)
         if new.query is not None:
-            check_queries(new.query, info, max_queries=self._settings.max_queries, pointer="#/query/inputs")
+            check_queries(new.query, info, max_queries=self._settings.max_queries, pointer="#/query")
         if new.ttl_s is not None and not 1 <= new.ttl_s <= self._settings.max_ttl_s:
             expected = f"expected 1 to {self._settings.max_ttl_s} seconds, got {new.ttl_s}"
             raise InvalidBody(f"ttl_s: {expected}", issues=[Issue("#/ttl_s", expected)])

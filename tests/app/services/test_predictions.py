@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from app.domain import SupportSet
+from app.domain import Array, SupportSet
 from app.errors import Conflict, InvalidQuery
 from tests.app.services.world import ANN, CATS, World, new_task, write_initializer
 
@@ -45,7 +45,7 @@ async def test_a_task_that_is_not_ready_says_when_to_come_back(world: World) -> 
 
 
 @pytest.mark.parametrize("queries", [np.zeros((1, 3)), np.zeros((0, 2)), np.full((1, 2), np.inf), np.zeros((1001, 2))])
-async def test_queries_that_do_not_fit_are_refused(world: World, queries: np.ndarray) -> None:  # type: ignore[type-arg]
+async def test_queries_that_do_not_fit_are_refused(world: World, queries: Array) -> None:
     task_id = await ready_task(world)
     with pytest.raises(InvalidQuery) as caught:
         await world.predictions.predict(ANN, task_id, queries.astype(np.float32))

@@ -85,7 +85,7 @@ async def test_another_keys_task_is_not_found_whatever_is_asked_of_it(world: Wor
     ("changes", "error", "pointer"),
     [
         ({"support": SupportSet(np.zeros((0, 2), np.float32), ())}, InvalidSupport, "#/support/inputs"),
-        ({"query": np.zeros((1, 3), np.float32)}, InvalidQuery, "#/query/inputs/0"),
+        ({"query": np.zeros((1, 3), np.float32)}, InvalidQuery, "#/query/0"),
         ({"options": TaskOptions(steps=11)}, InvalidOptions, "#/options/steps"),
         ({"ttl_s": 0}, InvalidBody, "#/ttl_s"),
         ({"ttl_s": 10**9}, InvalidBody, "#/ttl_s"),
@@ -108,7 +108,7 @@ async def test_an_unknown_initializer_is_not_found(world: World) -> None:
 
 
 async def test_pages_come_newest_first_and_say_whether_more_follow(world: World) -> None:
-    made = []
+    made: list[str] = []
     for i in range(5):
         task, _ = await world.tasks.create(ANN, new_task(name=f"n{i}"))
         made.insert(0, task.id)

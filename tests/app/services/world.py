@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ def support(*, cats: int = 1, dogs: int = 1, at: float = 1.0) -> SupportSet:
 
 def new_task(**changes: Any) -> NewTask:
     """A two-class task for the initializer `protonet`."""
-    return NewTask(**({"initializer": "protonet", "support": support()} | changes))
+    return replace(NewTask("protonet", support()), **changes)
 
 
 CATS = np.array([[1.0, 0.1]], dtype=np.float32)
