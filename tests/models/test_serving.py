@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.errors import IncompatibleState, OutOfMemory
+from models.methods import build_learner
+from models.serving import adapt_lanes, decode_state, encode_state, make_template, predict_lanes
+from models.support import Params, State, Support, make_support
+
+LEARNER = build_learner(
+    {
+        "method": "maml",
+        "kind": "classification",
+        "input_shape": [1, 16, 16],
+        "inner_steps": 2,
+        "backbone": {"kind": "conv4", "filters": 8, "groups": 4},
+    }
+)
+
+
+@pytest.fixture
+def params() -> Params:
+    return LEARNER.init(torch.Generator().manual_seed(0))
+
+
+def make_task(n_way: int, shots: int) -> Support:
+    inputs = torch.rand(n_way * shots, 1, 16, 16, generator=torch.Generator().manual_seed(n_way * 10 + shots))
+    return make_support(inputs, torch.arange(n_way).repeat(shots), n_way)
+
+
+@pytest.fixture
+def state(params: Params) -> State:
+    return adapt_lanes(LEARNER, params, [make_task(3, 1)], 2)[0].state
+
+
+def test_every_lane_keeps_its_own_number_of_classes(params: Params) -> None:
+    lanes = adapt_lanes(LEARNER, params, [make_task(2, 3), make_task(5, 1)], 2)
+    assert [lane.state["class.mask"].shape for lane in lanes] == [(1, 2), (1, 5)]
+    assert all(lane.is_finite and len(lane.loss) == len(lane.accuracy) == 3 for lane in lanes)
+    answers = predict_lanes(LEARNER, params, [lane.state for lane in lanes], [torch.rand(4, 1, 16, 16), torch.rand(1, 1, 16, 16)], 100)
+    assert [lane.shape for lane in answers] == [(4, 2), (1, 5)]
+
+
+def test_answers_do_not_depend_on_how_the_queries_are_split(params: Params, state: State) -> None:
+    queries = torch.rand(20, 1, 16, 16)
+    [whole], [pieces] = (predict_lanes(LEARNER, params, [state], [queries], size) for size in (100, 3))
+    torch.testing.assert_close(whole, pieces, rtol=1e-5, atol=1e-5)
+
+
+def test_a_lane_that_diverges_is_marked_and_the_others_are_not(params: Params) -> None:
+    wild = make_task(2, 1)
+    wild.inputs.fill_(torch.inf)
+    assert [lane.is_finite for lane in adapt_lanes(LEARNER, params, [make_task(2, 1), wild], 2)] == [True, False]
+
+
+def test_a_state_survives_its_bytes(params: Params, state: State) -> None:
+    decoded = decode_state(encode_state(state), make_template(LEARNER, params))
+    assert decoded.keys() == state.keys()
+    assert all(torch.equal(decoded[name], tensor) for name, tensor in state.items())
+
+
+def test_bytes_of_another_learner_say_what_was_expected(params: Params, state: State) -> None:
+    template = make_template(LEARNER, params)
+    with pytest.raises(IncompatibleState, match="expected"):
+        decode_state(encode_state({"class.prototypes": torch.zeros(1, 3, 4)}), template)
+    with pytest.raises(IncompatibleState, match=r"class.bias is .* \(1, 2\), expected .* \(1, 3\)"):
+        decode_state(encode_state({**state, "class.bias": state["class.bias"][:, :2]}), template)
+
+
+def test_a_device_without_room_says_so(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(type(LEARNER), "adapt", refuse)
+    with pytest.raises(OutOfMemory, match="2 lanes"):
+        adapt_lanes(LEARNER, params, [make_task(2, 1), make_task(2, 1)], 1)
