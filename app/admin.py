@@ -25,9 +25,8 @@ def migrate(settings: Settings) -> None:
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
-    """The database; a SQLite file is made and migrated, a PostgreSQL server's schema is the operator's own step."""
-    if settings.is_sqlite:
-        await asyncio.to_thread(upgrade, settings.resolved_database_url)
+    """The database at the newest schema, as every start of the service leaves it; a SQLite file is made. Raises Unavailable."""
+    await asyncio.to_thread(upgrade, settings.resolved_database_url)
     database = Database(settings.resolved_database_url)
     try:
         yield database

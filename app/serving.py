@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
+from typing import Literal
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,7 +16,7 @@ from fastapi import FastAPI
 from app.admin import make_first_key
 from app.composition import build_services
 from app.main import create_app
-from app.settings import Role, Settings
+from app.settings import Settings
 from app.worker import run_worker
 
 
@@ -38,7 +39,7 @@ class DrainingServer(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def run_http_process(settings: Settings, role: Role, *, announce: Callable[[str], None]) -> None:
+def run_http_process(settings: Settings, role: Literal["all", "api"], *, announce: Callable[[str], None]) -> None:
     """Serves until a signal. `announce` is told the URL once the socket is bound, and the first key if this start makes it."""
     first_key = asyncio.run(make_first_key(settings))
     app = create_app(settings, role)

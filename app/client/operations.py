@@ -18,7 +18,7 @@ from app.client.flow import Flow, Retries, Send, Sleep, send
 GRACE_S = 10.0
 # Between two looks at a task that is not finished: short, because an adaptation takes milliseconds; bounded, because a queue may be long.
 FIRST_LOOK_S, LAST_LOOK_S = 0.05, 1.0
-_PAGE = 200
+_PAGE = 100
 
 
 @dataclass(frozen=True)

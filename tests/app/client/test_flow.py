@@ -1,0 +1,187 @@
+"""What the client does about a service that is busy, away, slow or unhappy: sync and async in the same way.
+
+The service here is a script of answers behind httpx's own transport, because a real one is busy only when it wants to be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from app.client import (
+    AdaptationFailed,
+    AsyncInnerLoop,
+    Busy,
+    InnerLoop,
+    InnerLoopError,
+    InvalidInput,
+    NotFound,
+    NotReadyInTime,
+    Retries,
+    Unauthenticated,
+    Unreachable,
+)
+from app.client.answers import read_predictions
+
+FAST = Retries(attempts=3, first_pause_s=0.001, max_pause_s=0.002)
+IMAGES, LABELS = np.zeros((2, 1, 28, 28), np.uint8), ["a", "b"]
+Answer = httpx.Response | httpx.TransportError
+Call = Callable[[httpx.MockTransport], Any]
+
+
+def task_answer(status: str = "ready", *, code: int = 201, error: dict[str, str] | None = None) -> httpx.Response:
+    body = {
+        "id": "task_1", "status": status, "name": None, "metadata": {}, "initializer": {"name": "omniglot-protonet", "version": 3},
+        "revision": 1, "serving": None, "support": {"n_support": 2, "classes": {"a": 1, "b": 1}}, "loss": [0.5], "accuracy": [1.0],
+        "timings_ms": {"device_ms": 1.0}, "error": error, "a field of tomorrow": 1,
+    }  # fmt: skip
+    return httpx.Response(code, json=body)
+
+
+def problem(status: int, code: str = "some_code", **headers: str) -> httpx.Response:
+    body = {
+        "title": "T",
+        "status": status,
+        "detail": "D",
+        "code": code,
+        "errors": [{"pointer": "#/support/labels/3", "detail": "expected a name"}],
+    }
+    return httpx.Response(status, json=body, headers=headers)
+
+
+class Script:
+    """Answers requests in the order of the script and keeps them."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.answers = list(answers)
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, httpx.TransportError):
+            raise answer
+        return answer
+
+
+def adapt_sync(script: Script, *, wait_s: float = 5.0) -> Any:
+    with InnerLoop("http://service", "il_key", retries=FAST, transport=httpx.MockTransport(script)) as client:
+        return client.adapt(IMAGES, LABELS, wait_s=wait_s).info
+
+
+def adapt_async(script: Script, *, wait_s: float = 5.0) -> Any:
+    async def adapt() -> Any:
+        async with AsyncInnerLoop("http://service", "il_key", retries=FAST, transport=httpx.MockTransport(script)) as client:
+            return (await client.adapt(IMAGES, LABELS, wait_s=wait_s)).info
+
+    return asyncio.run(adapt())
+
+
+both = pytest.mark.parametrize("adapt", [adapt_sync, adapt_async])
+
+
+@both
+def test_a_finished_task_is_read_whatever_fields_it_gains(adapt: Callable[..., Any]) -> None:
+    script = Script(task_answer())
+    info = adapt(script)
+    assert (info.id, info.version, info.classes) == ("task_1", 3, {"a": 1, "b": 1})
+    assert script.requests[0].headers["authorization"] == "Bearer il_key"
+    assert script.requests[0].headers["prefer"] == "wait=5"
+
+
+@both
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_service_is_asked_again(adapt: Callable[..., Any], status: int) -> None:
+    script = Script(problem(status), problem(status), task_answer())
+    assert adapt(script).id == "task_1"
+    assert len(script.requests) == 3
+
+
+@both
+def test_a_service_that_stays_busy_is_given_up_on_with_its_own_words(adapt: Callable[..., Any]) -> None:
+    script = Script(*[problem(503, "overloaded", **{"Retry-After": "7"})] * 3)
+    with pytest.raises(Busy) as caught:
+        adapt(script)
+    assert (caught.value.status, caught.value.code, caught.value.retry_after_s) == (503, "overloaded", 7.0)
+
+
+@both
+def test_a_lost_connection_is_tried_again_and_then_told(adapt: Callable[..., Any]) -> None:
+    assert adapt(Script(httpx.ConnectError("refused"), task_answer())).id == "task_1"
+    with pytest.raises(Unreachable, match="refused"):
+        adapt(Script(*[httpx.ConnectError("refused")] * 3))
+
+
+@both
+@pytest.mark.parametrize(
+    ("status", "expected"), [(401, Unauthenticated), (404, NotFound), (413, InvalidInput), (422, InvalidInput), (500, InnerLoopError)]
+)
+def test_a_refusal_is_not_repeated_and_says_where_the_fault_is(
+    adapt: Callable[..., Any], status: int, expected: type[InnerLoopError]
+) -> None:
+    script = Script(problem(status))
+    with pytest.raises(expected, match="#/support/labels/3: expected a name") as caught:
+        adapt(script)
+    assert (caught.value.status, caught.value.code, len(script.requests)) == (status, "some_code", 1)
+
+
+@both
+def test_an_answer_that_is_no_problem_document_still_becomes_an_error(adapt: Callable[..., Any]) -> None:
+    with pytest.raises(InnerLoopError, match="bad gateway"):
+        adapt(Script(httpx.Response(502, text="bad gateway")))
+
+
+@both
+def test_a_task_that_is_not_finished_is_looked_at_again(adapt: Callable[..., Any]) -> None:
+    script = Script(task_answer("queued", code=202), task_answer("adapting"), task_answer())
+    assert adapt(script).status == "ready"
+    assert [request.method for request in script.requests] == ["POST", "GET", "GET"]
+
+
+@both
+def test_a_task_that_takes_too_long_is_named_in_the_error(adapt: Callable[..., Any]) -> None:
+    with pytest.raises(NotReadyInTime, match="task_1"):
+        adapt(Script(task_answer("queued", code=202)), wait_s=0)
+
+
+@both
+def test_a_failed_adaptation_raises_its_code(adapt: Callable[..., Any]) -> None:
+    with pytest.raises(AdaptationFailed, match="not finite") as caught:
+        adapt(Script(task_answer("failed", error={"code": "adaptation_failed", "detail": "not finite"})))
+    assert caught.value.code == "adaptation_failed"
+
+
+def test_no_pause_is_longer_than_the_bound_whatever_the_service_asks_for() -> None:
+    retries = Retries(first_pause_s=0.2, max_pause_s=10)
+    assert [retries.pause_s(attempt, None) for attempt in range(8)] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10]
+    assert (retries.pause_s(0, 3.0), retries.pause_s(0, 3600.0)) == (3.0, 10)
+
+
+def test_probabilities_keep_the_columns_the_service_names() -> None:
+    row = {"label": "b", "probabilities": {"a": 0.25, "b": 0.75}}
+    body = {"id": None, "source": "live", "revision": 1, "initializer": {"name": "n", "version": 1}, "timings_ms": {}, "predictions": [row]}
+    answers = read_predictions(body)
+    assert (answers.labels, answers.classes, answers.probabilities.tolist()) == (("b",), ("a", "b"), [[0.25, 0.75]])
+
+
+def test_values_of_a_regression_have_no_probabilities() -> None:
+    body = {"id": None, "source": "live", "revision": 1, "initializer": {"name": "n", "version": 1}, "timings_ms": {}}
+    answers = read_predictions({**body, "predictions": [{"label": 0.5, "value": [0.5]}, {"label": 1.5, "value": [1.5]}]})
+    assert (answers.values.tolist(), answers.probabilities.shape) == ([[0.5], [1.5]], (2, 0))
+
+
+@pytest.mark.parametrize("name", ["InnerLoop", "AdaptedTask"])
+def test_the_async_client_offers_what_the_sync_one_offers(name: str) -> None:
+    import app.client
+
+    def public(of: type) -> dict[str, str]:
+        methods = inspect.getmembers(of, inspect.isfunction)
+        return {key: str(inspect.signature(value)).split("->")[0] for key, value in methods if not key.startswith("_")}
+
+    assert public(getattr(app.client, name)) == public(getattr(app.client, f"Async{name}"))
