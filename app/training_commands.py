@@ -29,12 +29,12 @@ def register(cli: typer.Typer) -> None:
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A bundled recipe's name, or a TOML file.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the run [runs/NAME].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run (runs/NAME).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
     init_from: Annotated[str | None, typer.Option(help="Start from the weights of an initializer: a bundled name or a folder.")] = None,
     steps: Annotated[int | None, typer.Option(help="Meta-steps, instead of the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, instead of the recipe's.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads torch may use [all cores].")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads torch may use (all cores).")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda:N.")] = "cpu",
     max_seconds: Annotated[float | None, typer.Option(help="Stop after this long, resumably.")] = None,
 ) -> None:
@@ -66,15 +66,15 @@ def train(
 def evaluate(
     name: Annotated[str, typer.Argument(help="A bundled initializer's name, or a folder.")],
     way: Annotated[int, typer.Option(help="Classes in an episode (ignored for regression).")] = 5,
-    shot: Annotated[int | None, typer.Option(help="Examples per class [1; 10 for regression].")] = None,
+    shot: Annotated[int | None, typer.Option(help="Examples per class (1; 10 for regression).")] = None,
     episodes: Annotated[int, typer.Option(help="Episodes to average over.")] = 1000,
-    query: Annotated[int | None, typer.Option(help="Queries per class [5; 100 for regression].")] = None,
-    steps: Annotated[int | None, typer.Option(help="Inner steps [the learner's own].")] = None,
+    query: Annotated[int | None, typer.Option(help="Queries per class (5; 100 for regression).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Inner steps (the learner's own).")] = None,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Whose classes.")] = "test",
     seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
     batch: Annotated[int, typer.Option(help="Episodes per forward; changes the time only.")] = 25,
     rotations: Annotated[bool, typer.Option(help="Classes turned by 90 degrees are more classes, as in the published figures.")] = True,
-    threads: Annotated[int | None, typer.Option(help="Threads torch may use [all cores].")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads torch may use (all cores).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Measure an initializer on new classes, one query at a time and, beside it, all queries at once."""

@@ -5,6 +5,7 @@ A key that is unknown, or a value of the wrong kind or out of range, is InvalidR
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -94,7 +95,8 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain JSON values."""
-        return asdict(self)
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # lists for tuples, as a reader of the JSON will see it
+        return values
 
 
 def list_recipes() -> list[str]:
