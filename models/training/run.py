@@ -83,6 +83,7 @@ def train(
     if stopped_by:
         words = ["innerloop", "train", name_recipe(recipe), "--out", str(out), "--resume"]
         words += ["--threads", str(threads)] if threads else []
+        words += ["--device", device] if device != "cpu" else []
         return Outcome(run.step, run.meta_steps, out, None, None, stopped_by, shlex.join(words))
     folder, card = run.finish()
     return Outcome(run.step, run.meta_steps, out, folder, card, None, None)
