@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
-from app.errors import Unavailable
+from app.errors import InvalidInput, Unavailable
 
 # WAL lets readers go on beside the one writer; NORMAL loses no committed row when the process is killed, only on power failure.
 SQLITE_PRAGMAS = (
@@ -105,6 +105,8 @@ async def _as_unavailable() -> AsyncIterator[None]:
         yield
     except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
         raise Unavailable(f"The database cannot be reached: {_first_line(error)}", code="database_unavailable") from error
+    except (DataError, OverflowError) as error:  # a NUL character in a text, a number beyond 64 bits: never the database's fault
+        raise InvalidInput(f"A value cannot be stored or looked for: {_first_line(error)}") from error
     except DBAPIError as error:
         if not error.connection_invalidated:
             raise

@@ -107,6 +107,21 @@ async def test_an_unknown_initializer_is_not_found(world: World) -> None:
     assert caught.value.code == "initializer_not_found"
 
 
+@pytest.mark.parametrize("odd", ["", "task_nope", "\0", "x" * 10_000, "\N{SNOWMAN}", "' OR 1=1 --"])
+async def test_odd_ids_and_cursors_are_the_callers_fault_at_worst(world: World, odd: str) -> None:
+    with pytest.raises(AppError) as caught:
+        await world.tasks.get(ANN, odd)
+    assert 400 <= caught.value.status < 500
+    if "\0" not in odd:  # PostgreSQL cannot even compare a text that holds one
+        assert (await world.tasks.list(ANN, after=odd, name=odd)).rows == ()
+
+
+async def test_a_version_beyond_every_integer_is_the_callers_fault(world: World) -> None:
+    with pytest.raises(AppError) as caught:
+        await world.initializers.get("protonet", 10**30)
+    assert 400 <= caught.value.status < 500
+
+
 async def test_pages_come_newest_first_and_say_whether_more_follow(world: World) -> None:
     made: list[str] = []
     for i in range(5):
