@@ -28,6 +28,12 @@ async def current_ref(session: AsyncSession, name: str) -> InitializerRef | None
     return InitializerRef(name, version) if version is not None else None
 
 
+async def versions_of(session: AsyncSession, name: str) -> list[int]:
+    """The stored versions of an initializer, oldest first; those that were withdrawn are gaps."""
+    query = select(InitializerVersionRow.version).where(InitializerVersionRow.name == name)
+    return list(await session.scalars(query.order_by(InitializerVersionRow.version)))
+
+
 async def find_card(session: AsyncSession, ref: InitializerRef) -> Mapping[str, Any] | None:
     """A version's card, without its weights."""
     row = await session.get(InitializerVersionRow, (ref.name, ref.version))
