@@ -122,17 +122,21 @@ def render_metrics() -> bytes:
 def configure_logs(log_format: Literal["console", "json"]) -> None:
     """Where logs go and how they look: stderr, with the request's id on every line; called by the roots."""
     render: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if log_format == "json" else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.processors.JSONRenderer()
+        if log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
     )
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    # Plain tracebacks: the rich ones print local variables, and those hold keys and tenants' examples.
     # The console renderer formats exceptions itself; JSON needs them as text.
     exceptions: list[structlog.typing.Processor] = [structlog.processors.format_exc_info] if log_format == "json" else []
     structlog.configure(
         processors=[*shared, *exceptions, render],
         wrapper_class=structlog.make_filtering_bound_logger("info"),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        # Looked up at each line: a test or a terminal may have replaced stderr since.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )

@@ -30,15 +30,15 @@ Revision = tuple[SupportSet | None, Removal | None, TaskOptions | None]
 
 
 class Clock:
-    """Counts decode_ms from when the body is here; the result stands in Server-Timing and in answers."""
+    """Counts the decode phase from when the body is here; the result stands in Server-Timing and in answers."""
 
     def __init__(self, request: Request) -> None:
         self._timings: dict[str, float] = request.state.timings_ms
         self._since_s = time.perf_counter()
 
     def stop(self) -> dict[str, float]:
-        """The timings so far, with decode_ms."""
-        self._timings["decode_ms"] = (time.perf_counter() - self._since_s) * 1e3
+        """The timings so far, with the decode phase."""
+        self._timings["decode"] = (time.perf_counter() - self._since_s) * 1e3
         return self._timings
 
 

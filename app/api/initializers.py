@@ -28,7 +28,6 @@ async def list_initializers(door: DoorDep, _caller: UserDep) -> Response:
     openapi_extra={"security": SECURED},
 )
 async def get_initializer(door: DoorDep, _caller: UserDep, name: InitializerPath) -> Response:
-    """Its card (recipe, data, accuracy), input, limits, current version and the versions there were."""
+    """Its card (recipe, data, accuracy), input, limits, current version and every stored version."""
     info = await door.initializers.get(name)
-    # Versions count from 1 without gaps: each reload that changed something made the next one.
-    return json_response({**initializer_json(info), "versions": list(range(1, info.ref.version + 1))})
+    return json_response({**initializer_json(info), "versions": await door.initializers.versions(name)})

@@ -60,7 +60,7 @@ class RequestContext:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
-                headers["Server-Timing"] = server_timing({**timings, "total_ms": (time.perf_counter() - started_s) * 1e3})
+                headers["Server-Timing"] = server_timing({**timings, "total": (time.perf_counter() - started_s) * 1e3})
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -78,7 +78,7 @@ class RequestContext:
 
 def server_timing(timings_ms: Mapping[str, float]) -> str:
     """The header's value: `decode;dur=0.41, device;dur=2.10`."""
-    return ", ".join(f"{name.removesuffix('_ms')};dur={value:.2f}" for name, value in timings_ms.items() if name.endswith("_ms"))
+    return ", ".join(f"{name};dur={value:.2f}" for name, value in timings_ms.items())
 
 
 def _request_id(headers: Headers) -> str:

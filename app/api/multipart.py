@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from app.api.bodies import parse_json
@@ -39,9 +39,13 @@ class Upload:
 async def read_upload(request: Request, *, support_field: str | None, text_fields: frozenset[str]) -> Upload:
     """The parts of a multipart body. `support_field` files carry classes, `query` files do not; any other name is a fault."""
     try:
-        form = await request.form(max_files=_MAX_PARTS, max_fields=100)
+        async with request.form(max_files=_MAX_PARTS, max_fields=100) as form:
+            return await _sort_parts(form, support_field, text_fields)
     except HTTPException as error:
         raise InvalidBody(f"expected multipart/form-data: {error.detail}", issues=[Issue("#", str(error.detail))]) from None
+
+
+async def _sort_parts(form: FormData, support_field: str | None, text_fields: frozenset[str]) -> Upload:
     files: dict[str, list[bytes]] = {"query": [], **({support_field: []} if support_field else {})}
     labels: list[str] = []
     fields: dict[str, str] = {}

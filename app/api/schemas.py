@@ -209,7 +209,7 @@ class InitializerJson(BaseModel):
     limits: dict[str, int]
     default_steps: int
     sha256: str
-    versions: list[int] | None = Field(None, description="Every version that can be told apart by its bytes; only for one initializer.")
+    versions: list[int] | None = Field(None, description="Every stored version; only when one initializer is asked for.")
     card: dict[str, Any]
 
 
