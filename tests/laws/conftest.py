@@ -15,7 +15,12 @@ from tests.laws.learners import SPECS
 
 # In float64, so that a law is told from rounding: the sums of a shuffled support set differ by 3e-5 in float32 after
 # three inner steps of an untrained network. tests/models/test_initializers.py holds the laws in float32 on the real ones.
-TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
+TOLERANCE = 1e-9
+
+
+def assert_same(actual: Tensor, expected: Tensor) -> None:
+    """Equal up to float64 rounding; NaN equals NaN (the accuracy of regression)."""
+    torch.testing.assert_close(actual, expected, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
 
 
 @dataclass(frozen=True)

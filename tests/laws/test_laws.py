@@ -7,7 +7,7 @@ import torch
 
 from models.methods import METHODS
 from models.support import Support, split_state, stack_states, stack_supports
-from tests.laws.conftest import TOLERANCE, World
+from tests.laws.conftest import World, assert_same
 from tests.laws.learners import SPECS
 
 
@@ -25,7 +25,7 @@ class TestAloneIsTogether:
             states = split_state(world.adapt(stack_supports([tasks[i] for i in order])))
             for task, state in zip(order, states, strict=True):
                 together = world.predict(state, queries.unsqueeze(0))[0]
-                torch.testing.assert_close(together, world.answer(tasks[task], queries), **TOLERANCE)
+                assert_same(together, world.answer(tasks[task], queries))
 
     def test_the_adapted_tensors_are_the_same_too(self, world: World) -> None:
         mine, other = world.support(3, (1, 2, 1)), world.support(4, (4, 4, 4, 4))
@@ -33,7 +33,7 @@ class TestAloneIsTogether:
         together = split_state(world.adapt(stack_supports([other, mine, other])))[1]
         assert alone.keys() == together.keys()
         for name in alone:
-            torch.testing.assert_close(together[name], alone[name], **TOLERANCE)
+            assert_same(together[name], alone[name])
 
     def test_a_lane_answers_alike_beside_other_states(self, world: World) -> None:
         states = [split_state(world.adapt(world.support(n_way)))[0] for n_way in (2, 4, 3)]
@@ -41,7 +41,7 @@ class TestAloneIsTogether:
         together = world.predict(stack_states(states), queries)
         for lane, state in enumerate(states):
             alone = world.predict(state, queries[lane : lane + 1])[0]
-            torch.testing.assert_close(together[lane, :, : alone.shape[-1]], alone, **TOLERANCE)
+            assert_same(together[lane, :, : alone.shape[-1]], alone)
 
     def test_a_class_that_a_lane_does_not_have_gets_no_probability(self, world: World) -> None:
         if world.learner.kind == "regression":
@@ -49,14 +49,14 @@ class TestAloneIsTogether:
         states = [split_state(world.adapt(world.support(n_way)))[0] for n_way in (2, 4)]
         together = world.predict(stack_states(states), torch.stack([world.inputs(3)] * 2))
         assert together[0, :, 2:].eq(0).all()
-        torch.testing.assert_close(together.sum(-1), torch.ones(2, 3, dtype=torch.float64))
+        assert_same(together.sum(-1), torch.ones(2, 3, dtype=torch.float64))
 
     def test_the_curve_of_a_lane_does_not_know_the_padding(self, world: World) -> None:
         mine, other = world.support(3, (1, 2, 1)), world.support(4, (4, 4, 4, 4))
         alone = world.learner.adapt(world.params, mine)
         together = world.learner.adapt(world.params, stack_supports([other, mine]))
-        torch.testing.assert_close(together.loss[1], alone.loss[0], **TOLERANCE)
-        torch.testing.assert_close(together.accuracy[1], alone.accuracy[0], equal_nan=True, **TOLERANCE)
+        assert_same(together.loss[1], alone.loss[0])
+        assert_same(together.accuracy[1], alone.accuracy[0])
 
 
 def test_one_query_is_answered_as_in_a_batch_of_many(world: World) -> None:
@@ -66,7 +66,7 @@ def test_one_query_is_answered_as_in_a_batch_of_many(world: World) -> None:
     queries[4] *= 50  # a neighbour far from everything must not matter
     together = world.predict(state, queries.unsqueeze(0))[0]
     for index, query in enumerate(queries):
-        torch.testing.assert_close(world.predict(state, query[None, None])[0, 0], together[index], **TOLERANCE)
+        assert_same(world.predict(state, query[None, None])[0, 0], together[index])
 
 
 def test_permuting_the_support_set_changes_nothing(world: World) -> None:
@@ -74,7 +74,7 @@ def test_permuting_the_support_set_changes_nothing(world: World) -> None:
     support, queries = world.support(), world.inputs(5)
     order = torch.randperm(support.inputs.shape[1], generator=world.generator)
     shuffled = Support(support.inputs[:, order], support.targets[:, order], support.mask[:, order], support.class_mask)
-    torch.testing.assert_close(world.answer(shuffled, queries), world.answer(support, queries), **TOLERANCE)
+    assert_same(world.answer(shuffled, queries), world.answer(support, queries))
 
 
 def test_permuting_the_classes_permutes_the_answer(world: World) -> None:
@@ -84,7 +84,7 @@ def test_permuting_the_classes_permutes_the_answer(world: World) -> None:
     support, queries = world.support(), world.inputs(5)
     names = torch.tensor([2, 0, 3, 1])
     renamed = Support(support.inputs, names[support.targets], support.mask, support.class_mask)
-    torch.testing.assert_close(world.answer(renamed, queries)[:, names], world.answer(support, queries), **TOLERANCE)
+    assert_same(world.answer(renamed, queries)[:, names], world.answer(support, queries))
 
 
 @pytest.mark.parametrize("differentiable", [False, True])
