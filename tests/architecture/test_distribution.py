@@ -1,0 +1,58 @@
+"""What `pip install` brings: the code, and everything the code reads from its own folders."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.documents import ROOT
+
+pytest.importorskip("hatchling", reason="hatchling comes with the dev extra")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built as pip builds it, without its isolation and so without a download."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", str(folder), "."]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return next(folder.glob("innerloop-*.whl"))
+
+
+def _files_to_ship() -> set[str]:
+    folders = [ROOT / name for name in ("app", "models", "migrations")]
+    files = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts and not path.name.startswith(".")}
+
+
+def test_the_wheel_has_every_file_of_the_three_packages_and_no_test(wheel: Path) -> None:
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == _files_to_ship()
+    assert any(name.endswith(".toml") for name in names), "recipes are read at run time"
+
+
+def test_the_wheel_carries_the_licence_and_the_command(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (licence,) = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]
+    assert archive.read(licence) == (ROOT / "LICENSE").read_bytes()
+    (entry_points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
+    assert "innerloop = app.cli:main" in archive.read(entry_points).decode()
+
+
+def test_an_unpacked_wheel_runs_away_from_the_source_tree(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    program = (
+        "import sys; sys.path.insert(0, 'site')\n"
+        "import app.cli, app.db.migrate, app.composition\n"
+        "assert app.cli.__file__.startswith(sys.argv[1]), app.cli.__file__\n"
+        "app.db.migrate.upgrade('sqlite+aiosqlite:///fresh.db')\n"
+        "print(app.composition.bundled_initializers_dir())"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.strip().startswith(str(tmp_path / "site"))
