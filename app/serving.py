@@ -62,7 +62,7 @@ def run_http_process(settings: Settings, role: Literal["all", "api"], *, announc
 def greeting(host: str, port: int, first_key: str | None) -> list[str]:
     """What a person at the terminal needs to begin: the URL, and once only the key."""
     shown = "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104
-    url = f"http://{shown}:{port}"
+    url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
     if first_key is None:
         return [f"InnerLoop on {url}"]
     return [
