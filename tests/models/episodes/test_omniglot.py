@@ -122,7 +122,7 @@ def test_the_listing_is_the_vinyals_split() -> None:
 def test_the_listing_agrees_with_the_data_where_it_is() -> None:
     path = find_data_folder() / "omniglot.npz"
     if not path.exists():
-        pytest.skip(f"{path} is not there")
+        pytest.skip(f"SKIPPED-DATA: {path} is not there")
     with np.load(path) as arrays:
         names = arrays["alphabet_names"].tolist()
         found = zip(arrays["alphabet"].tolist(), arrays["character"].tolist(), arrays["vinyals_split"].tolist(), strict=True)
