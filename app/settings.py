@@ -40,7 +40,9 @@ class Settings(BaseSettings):
 
     # docket: throughput is concurrency / check interval, so both are set: 256 / 0.05 s = 5,120 jobs/s is never the limit here.
     worker_concurrency: int = Field(256, gt=0, description="Jobs in flight in one worker: 4 batches of max_lanes.")
-    worker_check_interval_s: float = Field(0.05, gt=0, description="How often a busy worker looks for free slots; below 0.05 memory:// polls.")
+    worker_check_interval_s: float = Field(
+        0.05, gt=0, description="How often a busy worker looks for free slots; below 0.05 memory:// polls."
+    )
     redelivery_timeout_s: float = Field(30.0, gt=0, description="A dead worker's jobs return after this long.")
     sweep_interval_s: float = Field(30.0, gt=0, description="How often rows whose job was lost are enqueued again.")
     sweep_after_s: float = Field(30.0, gt=0, description="A row unfinished for longer than this is looked at by the sweeper.")
@@ -52,7 +54,11 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """The URL with its async driver; the SQLite file in home_dir when none is configured."""
         url = self.database_url or f"sqlite:///{(self.home_dir / 'innerloop.db').resolve()}"
-        for plain, driver in (("sqlite://", "sqlite+aiosqlite://"), ("postgresql://", "postgresql+psycopg://"), ("postgres://", "postgresql+psycopg://")):
+        for plain, driver in (
+            ("sqlite://", "sqlite+aiosqlite://"),
+            ("postgresql://", "postgresql+psycopg://"),
+            ("postgres://", "postgresql+psycopg://"),
+        ):
             if url.startswith(plain):
                 return driver + url.removeprefix(plain)
         return url
@@ -60,4 +66,3 @@ class Settings(BaseSettings):
     @property
     def is_sqlite(self) -> bool:
         return self.resolved_database_url.startswith("sqlite")
-

@@ -108,7 +108,11 @@ class Maml:
 
     def _to_lanes(self, params: Params, state: State, lanes: int) -> State:
         """`state` with a lane axis on every tensor, also on those that are still shared."""
-        shared = {name: state[name].expand(lanes, *state[name].shape) for name in params if name != LOG_SHARPNESS and state[name].dim() == params[name].dim()}
+        shared = {
+            name: state[name].expand(lanes, *state[name].shape)
+            for name in params
+            if name != LOG_SHARPNESS and state[name].dim() == params[name].dim()
+        }
         return {**state, **shared}
 
     def _moving(self, params: Params, state: State, step: int, lanes: int) -> State:
