@@ -1,6 +1,6 @@
 """Which normalisation survives one query at a time: short meta-trainings of MAML that differ in nothing else.
 
-    python -m benchmarks.normalisation --steps 1000
+    python -m benchmarks.normalisation --steps 600
 
 Judged on validation classes, since the figures decide a design. The last line is one JSON object with `rows`.
 """
@@ -8,26 +8,21 @@ Judged on validation classes, since the figures decide a design. The last line i
 from __future__ import annotations
 
 import json
-import platform
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 import typer
 from torch import Tensor
 
+from benchmarks.short_training import open_short_training
 from models.backbones import Conv4
 from models.backbones.lanes import EPSILON
-from models.episodes import EpisodeSource, open_episodes
 from models.evaluation import EvaluationPlan, measure
 from models.learner import Adaptation
 from models.methods import Maml
 from models.support import Params, State, Support
-from models.training import read_recipe
-from models.training.outer_loop import OuterLoop
-from models.training.recipe import Recipe
 
 IMAGE = (1, 28, 28)
 SUPPORT_INPUTS = "support.inputs"
@@ -74,36 +69,22 @@ LEARNERS: dict[str, Callable[[], Maml]] = {
 }
 
 
-def train_and_measure(norm: str, recipe: Recipe, source: EpisodeSource, judge: EpisodeSource, plan: EvaluationPlan) -> dict[str, Any]:
-    """One row: the norm, its accuracy one query at a time and all at once, and what the training took."""
-    learner = LEARNERS[norm]()
-    started = time.perf_counter()
-    loop = OuterLoop(recipe, learner, source, learner.init(torch.Generator().manual_seed(recipe.seed)))
-    while loop.step < recipe.outer.meta_steps:
-        loop.advance()
-    seconds = time.perf_counter() - started
-    row = measure(learner, loop.average, judge, plan, rotated=True)
-    return {"norm": norm, "meta_steps": loop.step, "train_seconds": round(seconds, 1), **row.to_json()}
-
-
 def main(
-    steps: Annotated[int, typer.Option(help="Meta-steps of each training.")] = 1000,
+    steps: Annotated[int, typer.Option(help="Meta-steps of each training.")] = 600,
     episodes: Annotated[int, typer.Option(help="Validation episodes.")] = 1000,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
 ) -> None:
-    """Trains and measures every normalisation on the episodes of the recipe omniglot-maml."""
+    """Trains and measures every normalisation, 5-way 1-shot."""
     torch.set_num_threads(threads)
-    recipe = read_recipe("omniglot-maml")
-    recipe = replace(recipe, outer=replace(recipe.outer, meta_steps=steps))
-    source = open_episodes("omniglot", "train", augmentation=recipe.data.augment)
-    judge = open_episodes("omniglot", "validation")
+    training = open_short_training(steps)
     plan = EvaluationPlan(k_shot=1, n_way=5, episodes=episodes, n_query=5, split="validation", seed=1)
     rows = []
-    for norm in LEARNERS:
-        rows.append(train_and_measure(norm, recipe, source, judge, plan))
-        typer.echo(f"{norm:8} {rows[-1]['accuracy']:.2f} +- {rows[-1]['ci95']:.2f}, transductive {rows[-1]['accuracy_transductive']:.2f}")
-    settings = {"machine": platform.machine(), "threads": threads, "torch": torch.__version__, "episodes": asdict(recipe)["episodes"]}
-    typer.echo(json.dumps({"benchmark": "normalisation", "settings": settings, "rows": rows}))
+    for norm, make in LEARNERS.items():
+        learner = make()
+        row = measure(learner, training.train(learner), training.judge, plan, rotated=True)
+        rows.append({"norm": norm, **row.to_json()})
+        typer.echo(f"{norm:8} {row.accuracy:.2f} +- {row.ci95:.2f}, transductive {row.accuracy_transductive:.2f}")
+    typer.echo(json.dumps({"benchmark": "normalisation", "settings": training.describe(threads), "rows": rows}))
 
 
 if __name__ == "__main__":
