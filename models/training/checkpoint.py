@@ -27,7 +27,7 @@ GROUPS = ("params", "exp_avg", "exp_avg_sq", "ema", "best")
 @dataclass(frozen=True)
 class Progress:
     """Where a training stands. `log_bytes` is how much of the log belongs to it; `window` holds
-    the (loss, accuracy) of the steps not yet logged."""
+    the (loss, accuracy) of the steps not yet logged; `git_revision` is that of the code that began it."""
 
     step: int
     seconds: float
@@ -37,6 +37,7 @@ class Progress:
     best_score: float | None = None
     best_step: int = 0
     window: list[list[float]] = field(default_factory=list)
+    git_revision: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from models.episodes import open_episodes
 from models.evaluation import EvaluationPlan, measure
 from models.learner import Learner
 from models.support import Params
-from models.training.provenance import describe_hardware, read_git_revision
+from models.training.provenance import describe_hardware
 from models.training.recipe import Recipe
 
 
@@ -25,6 +25,7 @@ class Making:
     command: str
     seconds: float
     device: str
+    git_revision: str | None
 
 
 def measure_rows(recipe: Recipe, learner: Learner, params: Params) -> list[dict[str, Any]]:
@@ -49,7 +50,7 @@ def write_card(recipe: Recipe, learner: Learner, made: Making, accuracy: list[di
         data=recipe.data.source,
         seed=recipe.seed,
         meta_steps=made.meta_steps,
-        git_revision=read_git_revision(),
+        git_revision=made.git_revision,
         trained_with=made.command,
         train_seconds=round(made.seconds, 1),
         hardware=describe_hardware(made.device),

@@ -25,7 +25,7 @@ from models.training.display import Display
 from models.training.evidence import Making, measure_rows, write_card
 from models.training.log import LogRow, TrainingLog, draw_curve
 from models.training.outer_loop import OuterLoop, learning_rate_at
-from models.training.provenance import describe_command, name_recipe
+from models.training.provenance import describe_command, name_recipe, read_git_revision
 from models.training.recipe import Recipe, parse_recipe, read_recipe
 from models.training.stop import StopRequest
 
@@ -103,7 +103,7 @@ class _Run:
     def __init__(self, recipe: Recipe, out: Path, device: str, console: Console, command: str) -> None:
         self._recipe, self._out, self._device, self._console = recipe, out, device, console
         self._learner = build_learner(recipe.learner)
-        self._progress = Progress(0, 0.0, recipe.to_json(), command)
+        self._progress = Progress(0, 0.0, recipe.to_json(), command, git_revision=read_git_revision())
         self._window: list[tuple[float, float]] = []
         self._best: Params = {}
         self._loop: OuterLoop
@@ -164,7 +164,8 @@ class _Run:
     def finish(self) -> tuple[Path, Card]:
         """Measures the kept weights, writes the initializer folder and the curve."""
         params = self._best or self._loop.average
-        made = Making(self._progress.best_step or self.step, self._progress.trained_with, self._progress.seconds, self._device)
+        done = self._progress
+        made = Making(done.best_step or self.step, done.trained_with, done.seconds, self._device, done.git_revision)
         rows = measure_rows(self._recipe, self._learner, params)
         card = save_initializer(self._out / INITIALIZER_FOLDER, write_card(self._recipe, self._learner, made, rows), params)
         draw_curve(self._out, self._recipe.name)
