@@ -11,6 +11,7 @@ from typing import Literal
 
 import structlog
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from app import telemetry
 from app.api import admin, health, initializers, predictions, support, tasks
@@ -38,7 +39,7 @@ def create_app(settings: Settings, role: Literal["all", "api"] = "all") -> FastA
     """The ASGI application. Its lifespan connects and loads everything; `app.state.door` is there while it runs."""
     telemetry.bridge_opentelemetry()
     gate = DrainGate()
-    app = FastAPI(
+    app = FastAPIOffline(  # FastAPI, but /docs carries its scripts along: the URL that is printed works without internet
         title="InnerLoop",
         version=version("innerloop"),
         summary="A REST few-shot adaptation service.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,15 @@ from app.errors import Unavailable
 from app.settings import Settings
 from models.card import Limits
 from tests.app.api.conftest import INK, Service, make_card, make_task, run_service, strokes, task_body, write_initializer
+
+
+async def test_the_docs_page_asks_nothing_of_other_hosts(service: Service) -> None:
+    page = (await service.nobody.get("/docs")).text
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(sources) >= 2
+    for source in sources:
+        assert source.startswith("/"), source
+        assert (await service.nobody.get(source)).status_code == 200, source
 
 
 @pytest.mark.parametrize("url", ["/livez", "/readyz", "/metrics", "/docs", "/openapi.json"])
