@@ -16,11 +16,13 @@ from app.api.decode import Place, decode_image_files, decode_inputs, decode_npy
 from app.api.deps import Door
 from app.api.schemas import OptionsJson, PredictionsRequest, SupportJson, SupportRequest, TaskRequest
 from app.domain import Array, Caller, InitializerInfo, InputSpec, Label, SupportSet, TaskOptions
-from app.errors import InvalidBody, InvalidInput, InvalidQuery, InvalidSupport, Issue
+from app.errors import InvalidBody, InvalidInput, InvalidQuery, InvalidSupport, Issue, NotFound
 from app.services.requests import NewTask, Removal
 
 NPY = "application/x-npy"
 MAX_METADATA_BYTES = 16 * 1024
+MAX_METADATA_DEPTH = 32
+"""Far below what the JSON writer can follow (254), which metadata in a list of tasks must not exceed."""
 
 _TASK_FIELDS = frozenset({"initializer", "name", "options", "metadata", "ttl_s"})
 _REVISION_FIELDS = frozenset({"remove", "options"})
@@ -50,7 +52,7 @@ async def read_new_task(request: Request, door: Door) -> NewTask:
     clock = Clock(request)
     body = await bodies.read_json(request, TaskRequest)
     metadata = check_metadata(body.metadata)
-    spec = (await door.initializers.get(body.initializer)).input
+    spec = await _spec_of(door, body.initializer)
     n_bytes = len(await request.body())
     support = await _support(body.support, _support_place(spec, door, "#/support/inputs"), n_bytes)
     query = await _decode(body.query, _query_place(spec, door, "#/query"), n_bytes) if body.query is not None else None
@@ -68,7 +70,7 @@ async def _read_uploaded_task(request: Request, door: Door) -> NewTask:
         document["ttl_s"] = multipart.parse_integer(upload, "ttl_s")
     body = bodies.validate(TaskRequest, document)
     metadata = check_metadata(body.metadata)
-    spec = (await door.initializers.get(body.initializer)).input
+    spec = await _spec_of(door, body.initializer)
     inputs = await _decode_files(upload.support, _support_place(spec, door, "#/support"))
     query = await _decode_files(upload.query, _query_place(spec, door, "#/query")) if upload.query else None
     clock.stop()
@@ -132,12 +134,28 @@ async def read_queries(request: Request, door: Door, spec: InputSpec) -> Array:
 
 def check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     """The metadata, if it is small and every text in it can be stored."""
-    issue = Issue("#/metadata", f"expected at most {MAX_METADATA_BYTES} bytes of JSON without NUL characters")
+    expected = f"expected at most {MAX_METADATA_BYTES} bytes of JSON, {MAX_METADATA_DEPTH} levels deep, without NUL characters"
+    issue = Issue("#/metadata", expected)
     # A NUL character is escaped in JSON, and PostgreSQL refuses it in text and in jsonb alike.
-    text = orjson.dumps(metadata)
-    if len(text) > MAX_METADATA_BYTES or b"\\u0000" in text:
+    text = orjson.dumps(metadata) if _is_shallow(metadata, MAX_METADATA_DEPTH) else b""
+    if not text or len(text) > MAX_METADATA_BYTES or b"\\u0000" in text:
         raise InvalidBody(f"{issue.pointer}: {issue.detail}", issues=[issue])
     return metadata
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    return depth > 0 and all(_is_shallow(item, depth - 1) for item in (value.values() if isinstance(value, dict) else value))
+
+
+async def _spec_of(door: Door, name: str) -> InputSpec:
+    """What the current version reads. Raises NotFound that names the field and what could stand there."""
+    try:
+        return (await door.initializers.get(name)).input
+    except NotFound as unknown:
+        known = ", ".join(info.ref.name for info in await door.initializers.list())
+        raise NotFound(unknown.detail, code=unknown.code, issues=[Issue("#/initializer", f"expected one of {known}")]) from None
 
 
 async def _support(body: SupportJson, place: Place, n_bytes: int) -> SupportSet:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import orjson
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from app.errors import InvalidBody, InvalidInput, InvalidOptions, InvalidQuery, InvalidSupport, Issue, UnsupportedMedia
 
@@ -23,6 +24,12 @@ THREAD_FROM_BYTES = 256 * 1024
 """Bodies from here on are parsed in a thread: about 1 ms of work, which the event loop's other requests should not wait for."""
 
 _MAX_ISSUES = 20
+_WORDS = {
+    "model_type": "Input should be an object",
+    "dict_type": "Input should be an object",
+    "list_type": "Input should be a list",
+    "string_pattern_mismatch": "Input should be text without NUL characters",
+}
 _FAULT_OF: dict[str, type[InvalidInput]] = {
     "support": InvalidSupport,
     "add": InvalidSupport,
@@ -81,10 +88,25 @@ def validate(model: type[M], document: Any, *, under: str = "#") -> M:
         return model.model_validate(document)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False, include_context=False)
-    issues = {pointer_to(fault["loc"], under): fault["msg"] for fault in reversed(faults)}
+    issues = {pointer_to(fault["loc"], under): _expectation(model, fault) for fault in reversed(faults)}
     listed = [Issue(pointer, detail) for pointer, detail in reversed(issues.items())][:_MAX_ISSUES]
     fault_class = _class_of(faults[0]["loc"], under)
     raise fault_class(f"{listed[0].pointer}: {listed[0].detail}", issues=listed)
+
+
+def _expectation(model: type[BaseModel], fault: ErrorDetails) -> str:
+    """What was expected, in words of JSON."""
+    if fault["type"] == "extra_forbidden":
+        return f"unknown; expected {', '.join(_keys_at(model, fault['loc']))}"
+    return _WORDS.get(fault["type"], fault["msg"])
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """The keys that could stand where the last step of a location stands."""
+    for step in location[:-1]:
+        annotation = model.model_fields[str(step)].annotation
+        model = next(part for part in (annotation, *get_args(annotation)) if isinstance(part, type) and issubclass(part, BaseModel))
+    return list(model.model_fields)
 
 
 def pointer_to(location: Sequence[int | str], under: str = "#") -> str:

@@ -57,7 +57,7 @@ def decode_inputs(value: object, place: Place) -> Array:
         return decode_image_files(files, place, pointer=f"{place.pointer}/data")
     if isinstance(encoded, RawTensor):
         return _normalise(_raw(encoded, place), place.spec)
-    return decode_npy(_base64(encoded.data, place, "data"), place)
+    return decode_npy(_base64(encoded.data, place, "data"), place, at="data")
 
 
 def decode_image_files(files: list[bytes], place: Place, *, pointer: str) -> Array:
@@ -67,8 +67,8 @@ def decode_image_files(files: list[bytes], place: Place, *, pointer: str) -> Arr
     return decode_images(files, place.spec.shape, max_pixels=place.max_pixels, pointer=pointer)
 
 
-def decode_npy(data: bytes, place: Place) -> Array:
-    """The array of a .npy file. The header is believed only as far as the bytes that follow it."""
+def decode_npy(data: bytes, place: Place, *, at: str | None = None) -> Array:
+    """The array of a .npy file, which stands `at` the place. The header is believed only as far as the bytes that follow it."""
     stream = io.BytesIO(data)
     try:
         with warnings.catch_warnings():
@@ -77,8 +77,8 @@ def decode_npy(data: bytes, place: Place) -> Array:
             read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
             shape, is_fortran, dtype = read_header(stream)
     except Exception as error:  # the header is Python literal syntax from outside: whatever goes wrong, it is not a .npy file
-        raise place.undecodable("expected a .npy file of format 1.0 or 2.0", at="data") from error
-    array = _from_bytes(data[stream.tell() :], dtype, tuple(int(side) for side in shape), place)
+        raise place.undecodable("expected a .npy file of format 1.0 or 2.0", at=at) from error
+    array = _from_bytes(data[stream.tell() :], dtype, tuple(int(side) for side in shape), place, at)
     return _normalise(array.reshape(array.shape[::-1]).T if is_fortran else array, place.spec)
 
 
@@ -118,15 +118,15 @@ def _encoded(value: dict[str, object], place: Place) -> RawTensor | NpyFile | Im
 
 def _raw(encoded: RawTensor, place: Place) -> Array:
     data = _base64(encoded.data, place, "data")
-    return _from_bytes(data, np.dtype(encoded.dtype).newbyteorder("<"), tuple(encoded.shape), place)
+    return _from_bytes(data, np.dtype(encoded.dtype).newbyteorder("<"), tuple(encoded.shape), place, "data")
 
 
-def _from_bytes(data: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...], place: Place) -> Array:
+def _from_bytes(data: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...], place: Place, at: str | None) -> Array:
     if dtype.kind not in _NUMBERS or dtype.itemsize > 8:
-        raise place.undecodable(f"expected integers or floats of at most 64 bits, found dtype {dtype.str[:16]}", at="data")
+        raise place.undecodable(f"expected integers or floats of at most 64 bits, found dtype {dtype.str[:16]}", at=at)
     n_bytes = math.prod(shape) * dtype.itemsize
     if n_bytes != len(data) or min(shape, default=0) < 0:
-        raise place.undecodable(f"expected {n_bytes} bytes for shape {list(shape)} of {dtype}, found {len(data)}", at="data")
+        raise place.undecodable(f"expected {n_bytes} bytes for shape {list(shape)} of {dtype}, found {len(data)}", at=at)
     array = np.frombuffer(data, dtype).reshape(shape)
     return array if dtype == np.uint8 else _as_float32(array)
 

@@ -37,6 +37,8 @@ def decode_images(files: Sequence[bytes], shape: tuple[int, ...], *, max_pixels:
             pixels[index] = _fit_ink(picture, width, height) if channels == 1 else _fit_photo(picture, width, height)
         except _Refused as refusal:
             detail = str(refusal)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow's own limit lies above ours
+            detail = f"expected at most {max_pixels} pixels, found far more"
         except Exception:  # Pillow's readers raise whatever a broken file provokes: OSError, SyntaxError, struct.error, ...
             detail = f"expected an image file ({', '.join(_FORMATS)})"
         else:

@@ -11,11 +11,13 @@ from app.api.inputs import EXAMPLE_PIXELS, INPUTS_SCHEMA
 
 # PostgreSQL cannot store NUL in text, so no text may carry it, whichever database is behind.
 Text = Annotated[str, StringConstraints(strict=True, max_length=256, pattern=r"^[^\x00]*$")]
+Name = Annotated[str, StringConstraints(strict=True, max_length=200, pattern=r"^[^\x00]*$")]
 LabelJson = Text | StrictInt | StrictFloat
 Inputs = Annotated[Any, WithJsonSchema(INPUTS_SCHEMA)]
 PositiveInt = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
 Index = Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
-Metadata = dict[Text, JsonValue]
+# The values are what the JSON parser made, so they need no second check; how deep they go, `arrivals.check_metadata` knows.
+Metadata = Annotated[dict[Text, Any], WithJsonSchema({"type": "object", "additionalProperties": True})]
 
 
 class Request(BaseModel):
@@ -58,7 +60,7 @@ class TaskRequest(Request):
     support: SupportJson
     query: Inputs = Field(None, description="Inputs to predict as soon as the task is ready; GET .../predictions has the answers.")
     options: OptionsJson = Field(default_factory=OptionsJson)
-    name: Text | None = None
+    name: Name | None = None
     metadata: Metadata = Field(default_factory=dict, description="Yours: stored and returned as it is, at most 16 KB.")
     ttl_s: PositiveInt | None = Field(None, description="Seconds until the task is forgotten.")
 
@@ -109,7 +111,7 @@ class KeyRequest(Request):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"name": "laptop", "scopes": ["user"]}})
 
-    name: Text
+    name: Name
     scopes: list[Literal["user", "admin"]] = Field(default=["user"], min_length=1, max_length=2)
 
 

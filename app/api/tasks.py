@@ -70,7 +70,7 @@ async def list_tasks(
     limit: Limit = 20,
     after: After = None,
     status: Annotated[Status | None, Query(description="Only tasks whose latest adaptation stands so.")] = None,
-    name: Annotated[str | None, Query(max_length=256, pattern=r"^[^\x00]*$")] = None,
+    name: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$")] = None,
 ) -> Response:
     """The caller's own tasks; those of other keys are invisible."""
     page = await door.tasks.list(caller, after=after, limit=limit, status=status, name=name)

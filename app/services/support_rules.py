@@ -12,6 +12,9 @@ from app.errors import InvalidOptions, InvalidQuery, InvalidSupport, Issue
 _MAX_ISSUES = 20
 """More faults than this help nobody and would make the answer as long as the request."""
 
+_MAX_VALUE = float(np.finfo(np.float32).max)
+"""A larger label would reach the learner as infinity."""
+
 
 def check_support(support: SupportSet, info: InitializerInfo, *, pointer: str = "#/support") -> None:
     """Raises InvalidSupport unless the initializer can adapt to this support set."""
@@ -21,7 +24,9 @@ def check_support(support: SupportSet, info: InitializerInfo, *, pointer: str = 
 
 def check_examples(support: SupportSet, info: InitializerInfo, *, pointer: str) -> None:
     """Each example by itself: a label for every input, the right shape, finite numbers, labels of the right kind."""
-    issues = _length_issues(support, pointer) or _shape_issues(support.inputs, info, f"{pointer}/inputs")
+    # A lone number has no length; everything else is counted first.
+    issues = _length_issues(support, pointer) if support.inputs.ndim else []
+    issues = issues or _shape_issues(support.inputs, info, f"{pointer}/inputs")
     issues = issues or [*_finite_issues(support.inputs, f"{pointer}/inputs"), *_label_issues(support.labels, info, f"{pointer}/labels")]
     if issues:
         raise InvalidSupport(_summary("support set", issues), issues=issues)
@@ -80,10 +85,12 @@ def _finite_issues(inputs: Array, pointer: str) -> list[Issue]:
 
 def _label_issues(labels: Sequence[Label], info: InitializerInfo, pointer: str) -> list[Issue]:
     fits, expected = (
-        (_is_number, "a finite number") if info.kind == "regression" else (_is_class_name, "a class name of 1 to 200 characters")
+        (_is_number, "a number that float32 can hold")
+        if info.kind == "regression"
+        else (_is_class_name, "a class name, a text of 1 to 200 characters")
     )
     wrong = [i for i, label in enumerate(labels) if not fits(label)]
-    return [Issue(f"{pointer}/{i}", f"{str(labels[i])[:40]!r}; {info.ref.name} expects {expected}") for i in wrong[:_MAX_ISSUES]]
+    return [Issue(f"{pointer}/{i}", f"{_show(labels[i])}; {info.ref.name} expects {expected}") for i in wrong[:_MAX_ISSUES]]
 
 
 def _count_issues(support: SupportSet, info: InitializerInfo, pointer: str) -> list[Issue]:
@@ -103,11 +110,15 @@ def _count_issues(support: SupportSet, info: InitializerInfo, pointer: str) -> l
 
 
 def _is_number(label: Label) -> bool:
-    return isinstance(label, int | float) and not isinstance(label, bool) and bool(np.isfinite(label))
+    return isinstance(label, int | float) and not isinstance(label, bool) and abs(label) <= _MAX_VALUE
 
 
 def _is_class_name(label: Label) -> bool:
     return isinstance(label, str) and 1 <= len(label) <= 200
+
+
+def _show(label: Label) -> str:
+    return f"{label[:40]!r}" if isinstance(label, str) else f"the number {label:g}"
 
 
 def _summary(what: str, issues: Sequence[Issue]) -> str:

@@ -51,7 +51,14 @@ def _bomb() -> bytes:
     """A PNG that says it has 50000 x 50000 pixels."""
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
     chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
-    return b"\x89PNG\r\n\x1a\n" + chunk
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT"
+
+
+def _nested(levels: int) -> list[Any]:
+    inner: list[Any] = []
+    for _ in range(levels - 1):
+        inner = [inner]
+    return inner
 
 
 def _lying_npy() -> bytes:
@@ -81,8 +88,8 @@ TASK_FAULTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "labels are numbers": (_support(PIXELS, [1, 2, 3, 4]), 422, "invalid_support", "#/support/labels/0"),
     "a label is a list": (_support(PIXELS, ["a", "b", "c", ["d"]]), 422, "invalid_support", "#/support/labels/3"),
     "a label with NUL": (_support(PIXELS, ["a", "b", "c", "\x00"]), 422, "invalid_support", "#/support/labels/3"),
-    "unknown initializer": ({"initializer": "nothing"}, 404, "initializer_not_found", ""),
-    "initializer is a path": ({"initializer": "../../etc/passwd"}, 404, "initializer_not_found", ""),
+    "unknown initializer": ({"initializer": "nothing"}, 404, "initializer_not_found", "#/initializer"),
+    "initializer is a path": ({"initializer": "../../etc/passwd"}, 404, "initializer_not_found", "#/initializer"),
     "unknown option": ({"options": {"speed": 3}}, 422, "invalid_options", "#/options/speed"),
     "steps zero": (
         {**CURVE, **_support([0, 1], [0, 1]), "options": {"steps": 0}},
@@ -102,6 +109,12 @@ TASK_FAULTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
         "invalid_support",
         "#/support/labels/0",
     ),
+    "regression label beyond float32": (
+        {**CURVE, **_support([0, 1], [0, 1e300])},
+        422,
+        "invalid_support",
+        "#/support/labels/1",
+    ),
     "images for numbers": (
         {**CURVE, **_support(_images(ONE), [1])},
         422,
@@ -114,6 +127,9 @@ TASK_FAULTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "ttl huge": ({"ttl_s": 2**31 - 1}, 422, "invalid_body", "#/ttl_s"),
     "name with NUL": ({"name": "a\x00b"}, 422, "invalid_body", "#/name"),
     "metadata with NUL": ({"metadata": {"a": ["\x00"]}}, 422, "invalid_body", "#/metadata"),
+    "metadata too deep": ({"metadata": {"a": _nested(32)}}, 422, "invalid_body", "#/metadata"),
+    "metadata deeper than a writer goes": ({"metadata": {"a": _nested(900)}}, 422, "invalid_body", "#/metadata"),
+    "name too long": ({"name": "n" * 201}, 422, "invalid_body", "#/name"),
     "metadata too large": ({"metadata": {"a": "x" * 20_000}}, 422, "invalid_body", "#/metadata"),
     "empty query": ({"query": []}, 422, "invalid_query", "#/query"),
     "query of wrong shape": ({"query": [[1.0]]}, 422, "invalid_query", "#/query/0"),
@@ -130,6 +146,12 @@ TASK_FAULTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
         422,
         "undecodable_input",
         "#/support/inputs/data",
+    ),
+    "npy of one byte": (
+        _support({"encoding": "npy", "data": base64_text(npy(np.array(3, np.uint8)))}),
+        422,
+        "invalid_support",
+        "#/support/inputs",
     ),
     "npy that lies": (_support({"encoding": "npy", "data": base64_text(_lying_npy())}), 422, "undecodable_input", "#/support/inputs/data"),
     "not an image": (_support(_images(*[ONE] * 3, b"GIF89a???")), 422, "undecodable_input", "#/support/inputs/data/3"),
@@ -155,6 +177,30 @@ async def test_a_fault_is_told_with_its_code_and_place(service: Service, name: s
     assert problem["trace_id"] == response.headers["x-request-id"]
     assert (problem["errors"][0]["pointer"] if problem["errors"] else "") == pointer, problem
     assert (await service.user.get("/v1/tasks")).json()["data"] == before
+
+
+EXPECTATIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown initializer": ({"initializer": "nothing"}, "expected one of tiny-curve, tiny-ink"),
+    "unknown option": ({"options": {"speed": 3}}, "unknown; expected steps"),
+    "unknown key": ({"support": {"inputs": PIXELS, "labels": LABELS, "x": 1}}, "unknown; expected inputs, labels"),
+    "labels are numbers": (_support(PIXELS, [1, 2, 3, 4]), "the number 1; tiny-ink expects a class name, a text of 1 to 200 characters"),
+    "image bomb": (_support(_images(_bomb(), *[ONE] * 3)), "expected at most 40000 pixels, found far more"),
+    "a text for an object": ({"options": "x"}, "Input should be an object"),
+    "NUL": ({"name": "a\x00"}, "Input should be text without NUL characters"),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTATIONS)
+async def test_a_fault_says_what_was_expected(service: Service, name: str) -> None:
+    changes, expected = EXPECTATIONS[name]
+    response = await service.user.post("/v1/tasks", json=task_body(**changes))
+    assert response.json()["errors"][0]["detail"] == expected
+
+
+async def test_the_deepest_metadata_allowed_is_listed_again(service: Service) -> None:
+    metadata = {"a": _nested(31)}
+    task = await make_task(service.user, metadata=metadata)
+    assert next(row for row in (await service.user.get("/v1/tasks")).json()["data"] if row["id"] == task["id"])["metadata"] == metadata
 
 
 BODIES: dict[str, bytes] = {
@@ -268,7 +314,7 @@ async def test_queries_that_do_not_fit_are_told_where(service: Service) -> None:
         problem = (await service.user.post(url, json=body)).json()
         assert (problem["code"], problem["errors"][0]["pointer"]) == (code, pointer), problem
     raw = await service.user.post(url, content=b"no", headers={"Content-Type": "application/x-npy"})
-    assert (raw.status_code, raw.json()["code"]) == (422, "undecodable_input")
+    assert (raw.status_code, raw.json()["code"], raw.json()["errors"][0]["pointer"]) == (422, "undecodable_input", "#")
     upload = await service.user.post(url, files=[("query", ("x.png", b"no", "image/png"))])
     assert (upload.status_code, upload.json()["errors"][0]["pointer"]) == (422, "#/query/0")
 
@@ -282,12 +328,14 @@ async def test_a_revision_that_does_not_fit_changes_nothing(service: Service) ->
         ({"remove": {"indices": [99]}}, "#/remove/indices/0"),
         ({"remove": {"indices": [-1]}}, "#/remove/indices/0"),
         ({"remove": {"everything": True}}, "#/remove/everything"),
+        ({"remove": {"classes": [f"nobody {i}" for i in range(10_000)]}}, "#/remove/classes/0"),
         ({"options": {"speed": 1}}, "#/options/speed"),
     ]
     for body, pointer in cases:
         response = await service.user.post(task["links"]["support"], json=body)
         assert response.status_code == 422, response.text
         assert response.json()["errors"][0]["pointer"] == pointer, response.text
+        assert len(response.json()["errors"]) <= 20
     assert (await service.user.get(task["links"]["self"])).json()["revision"] == 1
 
 

@@ -58,7 +58,7 @@ def test_every_example_that_is_not_finite_is_named(bad: float) -> None:
     assert faults(support, info()) == ["#/support/inputs/0", "#/support/inputs/2"]
 
 
-@pytest.mark.parametrize("label", ["a", "1.0", float("nan"), float("inf"), True])
+@pytest.mark.parametrize("label", ["a", "1.0", float("nan"), float("inf"), 1e39, True])
 def test_regression_takes_finite_numbers_only(label: Label) -> None:
     assert faults(examples(1.0, label), info("regression")) == ["#/support/labels/1"]
 
