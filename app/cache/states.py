@@ -58,6 +58,7 @@ class LruStateCache:
     def __init__(self, max_bytes: int, ttl_s: float, *, clock: Callable[[], float] = monotonic) -> None:
         self._max_bytes, self._ttl_s, self._clock = max_bytes, ttl_s, clock
         self._entries: OrderedDict[StateKey, _Entry] = OrderedDict()
+        self._keys_of_task: dict[str, set[StateKey]] = {}
         self._bytes = 0
 
     @property
@@ -88,7 +89,7 @@ class LruStateCache:
         self._drop(key)
 
     async def delete_task(self, task_id: str) -> None:
-        for key in [key for key in self._entries if key.task_id == task_id]:
+        for key in list(self._keys_of_task.get(task_id, ())):
             self._drop(key)
 
     async def ping(self) -> None:
@@ -96,15 +97,23 @@ class LruStateCache:
 
     async def close(self) -> None:
         self._entries.clear()
+        self._keys_of_task.clear()
         self._bytes = 0
 
     def _keep(self, key: StateKey, state: bytes) -> None:
         self._entries[key] = _Entry(state, self._clock() + self._ttl_s)
+        self._keys_of_task.setdefault(key.task_id, set()).add(key)
         self._bytes += len(state)
 
     def _drop(self, key: StateKey) -> None:
         entry = self._entries.pop(key, None)
-        self._bytes -= len(entry.state) if entry else 0
+        if entry is None:
+            return
+        self._bytes -= len(entry.state)
+        keys_left = self._keys_of_task[key.task_id]
+        keys_left.discard(key)
+        if not keys_left:
+            del self._keys_of_task[key.task_id]
 
 
 class RedisStateCache:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from time import perf_counter
 
@@ -211,12 +212,15 @@ class AdaptationService:
         await self._fail(task_id, revision, "attempts_exhausted", f"Started {attempts} times and never ended: given up.")
 
     async def _expire(self) -> None:
-        async with self._database.write() as session:
-            expired = await tasks.delete_expired(session, _now(), _EXPIRE_BATCH)
-        for task_id in expired:
-            self._engine.forget(task_id)
-            with contextlib.suppress(Unavailable):
-                await self._cache.delete_task(task_id)
+        """Batch by batch, so that no transaction is long, until none is left: a sweep that stopped early could fall behind for ever."""
+        expired: Sequence[str] = [""] * _EXPIRE_BATCH
+        while len(expired) == _EXPIRE_BATCH:
+            async with self._database.write() as session:
+                expired = await tasks.delete_expired(session, _now(), _EXPIRE_BATCH)
+            for task_id in expired:
+                self._engine.forget(task_id)
+                with contextlib.suppress(Unavailable):
+                    await self._cache.delete_task(task_id)
 
 
 def _is_exhausted(row: AdaptationRow, before: datetime, max_attempts: int) -> bool:

@@ -64,6 +64,17 @@ async def test_the_least_recently_used_state_makes_room_for_a_new_one() -> None:
     assert cache.size_bytes == 10
 
 
+async def test_states_that_were_evicted_or_forgotten_leave_nothing_behind() -> None:
+    cache = LruStateCache(max_bytes=10, ttl_s=60)
+    for each in (key("a"), key("a", revision=2), key("b")):
+        await cache.put(each, b"x" * 5)
+    await cache.delete_task("a")
+    assert (await cache.get(key("b")), cache.size_bytes) == (b"x" * 5, 5)
+    await cache.delete_task("a")
+    await cache.delete(key("b"))
+    assert (cache.size_bytes, cache._entries, cache._keys_of_task) == (0, {}, {})
+
+
 async def test_a_state_larger_than_the_whole_cache_is_not_kept_and_pushes_nothing_out() -> None:
     cache = LruStateCache(max_bytes=10, ttl_s=60)
     await cache.put(key("a"), b"x" * 5)

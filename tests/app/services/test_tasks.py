@@ -5,8 +5,10 @@ from time import monotonic
 
 import numpy as np
 import pytest
+from sqlalchemy import func, select
 
 from app.db.session import Database
+from app.db.tables import TaskRow
 from app.domain import Status, SupportSet, TaskOptions
 from app.errors import AppError, InvalidBody, InvalidOptions, InvalidQuery, InvalidSupport, NotFound, Unavailable
 from app.services.requests import Removal
@@ -166,6 +168,16 @@ async def test_a_task_ends_after_its_ttl_and_the_sweeper_removes_it(world: World
     await world.adaptations.sweep()
     assert world.engine.states == {}
     assert await world.cache.get(world.engine.adapted[0]) is None
+
+
+async def test_one_sweep_removes_all_that_is_past_its_ttl_however_much_it_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.services.adaptations._EXPIRE_BATCH", 2)
+    for number in range(5):
+        await world.tasks.create(ANN, new_task(ttl_s=1, name=f"task {number}"))
+    await asyncio.sleep(1.05)
+    await world.adaptations.sweep(older_than_s=0)
+    async with world.database.read() as session:
+        assert await session.scalar(select(func.count()).select_from(TaskRow)) == 0
 
 
 async def test_an_equal_request_after_the_ttl_makes_a_new_task_even_before_the_sweep(world: World) -> None:
