@@ -15,7 +15,7 @@ from app.api import bodies, multipart
 from app.api.decode import Place, decode_image_files, decode_inputs, decode_npy
 from app.api.deps import Door
 from app.api.schemas import OptionsJson, PredictionsRequest, SupportJson, SupportRequest, TaskRequest
-from app.domain import Array, Caller, InitializerInfo, InputSpec, Label, SupportSet, TaskOptions
+from app.domain import Array, InitializerInfo, InputSpec, Label, SupportSet, TaskOptions
 from app.errors import InvalidBody, InvalidInput, InvalidQuery, InvalidSupport, Issue, NotFound
 from app.services.requests import NewTask, Removal
 
@@ -192,10 +192,3 @@ def _query_place(spec: InputSpec, door: Door, pointer: str) -> Place:
 
 def _place(spec: InputSpec, door: Door, pointer: str, fault: type[InvalidInput]) -> Place:
     return Place(spec, pointer, fault, door.settings.max_image_pixels)
-
-
-async def spec_of_task(door: Door, caller: Caller, task_id: str) -> InputSpec:
-    """What the serving initializer of a task reads; of the latest one while none serves."""
-    task = await door.tasks.get(caller, task_id)
-    ref = (task.serving or task.latest).initializer
-    return (await door.initializers.get(ref.name, ref.version)).input

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.api.arrivals import NPY, read_queries, spec_of_task
+from app.api.arrivals import NPY, read_queries
 from app.api.deps import After, DoorDep, Limit, TaskId, UserDep
 from app.api.openapi import SECURED, files, multipart_form, request_body
 from app.api.problems import COMMON, problems
@@ -35,8 +35,9 @@ async def predict(
     record: Annotated[bool, Query(description="Keep the answers; GET lists them.")] = False,
 ) -> Response:
     """The label of each input, the probability of every label, and the initializer version that made the answers."""
-    queries = await read_queries(request, door, await spec_of_task(door, caller, task_id))
-    answers = await door.predictions.predict(caller, task_id, queries, record=record)
+    serving = await door.predictions.find_serving(caller, task_id)
+    queries = await read_queries(request, door, serving.info.input)
+    answers = await door.predictions.predict(serving, queries, record=record)
     decode_timings = dict(request.state.timings_ms)
     request.state.timings_ms.update(answers.timings_ms)
     return json_response(prediction_set_json(answers, decode_timings))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import NoReturn
@@ -16,7 +16,20 @@ from app.db import adaptations, predictions, rows, tasks
 from app.db import initializers as registry
 from app.db.ids import new_id
 from app.db.session import Database
-from app.domain import Adaptation, Answers, Array, Caller, InitializerRef, Page, PredictionSet, StateKey, Status, Task, as_float32
+from app.domain import (
+    Adaptation,
+    Answers,
+    Array,
+    Caller,
+    InitializerInfo,
+    InitializerRef,
+    Page,
+    PredictionSet,
+    StateKey,
+    Status,
+    Task,
+    as_float32,
+)
 from app.engine.interface import Engine
 from app.errors import AppError, Conflict, InitializerNotInstalled, Overloaded, StateCorrupt, StateNotResident, Unavailable
 from app.services.initializers import InitializerService
@@ -31,6 +44,15 @@ from app.settings import Settings
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class Serving:
+    """The adaptation that answers a task's queries, its initializer, and the newer version that the task should move to."""
+
+    adaptation: Adaptation
+    info: InitializerInfo
+    newer: InitializerRef | None = None
+
+
 class PredictionService:
     """Answers queries with the serving adaptation of a task."""
 
@@ -42,22 +64,33 @@ class PredictionService:
         self._readaptation = Readaptation(database, queue)
         self._flights: SingleFlight[StateKey, None] = SingleFlight()
 
-    async def predict(self, caller: Caller, task_id: str, queries: Array, *, record: bool = False) -> PredictionSet:
+    async def find_serving(self, caller: Caller, task_id: str) -> Serving:
+        """What answers this task's queries, read once for a whole request: how its queries are decoded and who answers them agree.
+
+        Raises NotFound task_not_found, Conflict task_not_ready (retry_after_s set) or adaptation_failed, Unavailable.
+        """
+        async with self._database.read() as session:
+            task = await require_task(session, caller, task_id)
+            current = await registry.current_ref(session, task.latest.initializer.name)
+        adaptation = task.serving or _refuse(task)
+        info = await self._initializers.get(adaptation.initializer.name, adaptation.initializer.version)
+        is_behind = current is not None and task.latest.initializer.version < current.version
+        return Serving(adaptation, info, newer=current if is_behind else None)
+
+    async def predict(self, found: Serving, queries: Array, *, record: bool = False) -> PredictionSet:
         """Answers queries (n_query, *input shape), float32 or uint8; with `record` they are kept and `id` is set.
 
         A task adapted by an older version than the current one answers with it, and is re-adapted in the background (once).
-        Redis away does not matter while the state is on the device. Raises NotFound task_not_found, Conflict task_not_ready
-        (retry_after_s set) or adaptation_failed, InvalidQuery (`#/inputs/...`), Overloaded, Unavailable.
+        Redis away does not matter while the state is on the device. Raises InvalidQuery (`#/inputs/...`), Overloaded, Unavailable,
+        and NotFound task_not_found when the task was deleted since.
         """
         started = perf_counter()
-        task, current = await self._read(caller, task_id)
-        serving = task.serving or _refuse(task)
-        info = await self._initializers.get(serving.initializer.name, serving.initializer.version)
+        serving, info = found.adaptation, found.info
         check_queries(queries, info, max_queries=self._settings.max_queries)
         answers = await self._answer(serving, as_float32(queries))
         timings_ms = {**phases_ms(answers.phases), "total": round((perf_counter() - started) * 1000, 3)}
         answered = PredictionSet(
-            task_id=task_id,
+            task_id=serving.task_id,
             revision=serving.revision,
             initializer=serving.initializer,
             predictions=name_answers(answers, serving, info),
@@ -67,7 +100,8 @@ class PredictionService:
         telemetry.count_predictions(info.ref.name, len(queries), timings_ms)
         if record:
             answered = await self._record(answered)
-        await self._readapt_if_behind(task, current)
+        if found.newer is not None:
+            await self._readapt(serving.task_id, found.newer)
         return answered
 
     async def list(self, caller: Caller, task_id: str, *, after: str | None = None, limit: int = 50) -> Page[PredictionSet]:
@@ -75,11 +109,6 @@ class PredictionService:
         async with self._database.read() as session:
             await require_task(session, caller, task_id)
             return await predictions.list_predictions(session, task_id, after=after, limit=limit)
-
-    async def _read(self, caller: Caller, task_id: str) -> tuple[Task, InitializerRef | None]:
-        async with self._database.read() as session:
-            task = await require_task(session, caller, task_id)
-            return task, await registry.current_ref(session, task.latest.initializer.name)
 
     async def _answer(self, serving: Adaptation, queries: Array) -> Answers:
         key = state_key(serving)
@@ -134,14 +163,12 @@ class PredictionService:
             await predictions.insert_predictions(session, kept)
         return kept
 
-    async def _readapt_if_behind(self, task: Task, current: InitializerRef | None) -> None:
+    async def _readapt(self, task_id: str, newer: InitializerRef) -> None:
         """The answer is made: whatever goes wrong here may not spoil it."""
-        if current is None or task.latest.initializer.version >= current.version:
-            return
         try:
-            await self._readaptation.start(task.id, current)
+            await self._readaptation.start(task_id, newer)
         except AppError as error:
-            _log.warning("readaptation_not_started", task_id=task.id, code=error.code, detail=error.detail)
+            _log.warning("readaptation_not_started", task_id=task_id, code=error.code, detail=error.detail)
 
 
 def _refuse(task: Task) -> NoReturn:

@@ -108,7 +108,7 @@ async def test_a_fault_of_the_adaptation_fails_the_task_with_its_code(world: Wor
     failed = (await world.tasks.get(ANN, task.id)).latest
     assert (failed.status, failed.error_code, failed.error_detail) == (Status.FAILED, "adaptation_failed", "the loss is not finite")
     with pytest.raises(Conflict) as caught:
-        await world.predictions.predict(ANN, task.id, CATS)
+        await world.predict(ANN, task.id, CATS)
     assert caught.value.code == "adaptation_failed"
 
 
@@ -128,7 +128,7 @@ async def test_a_failed_revision_leaves_the_serving_one_answering(world: World) 
     world.engine.fault = AdaptationFailed("no")
     await world.work()
     assert (await world.tasks.get(ANN, task.id)).latest.status is Status.FAILED
-    assert (await world.predictions.predict(ANN, task.id, CATS)).revision == 1
+    assert (await world.predict(ANN, task.id, CATS)).revision == 1
 
 
 @pytest.mark.parametrize("fault", [Overloaded("full"), Draining("stopping")])
@@ -222,9 +222,9 @@ async def test_an_adaptation_becomes_ready_while_redis_is_away(world: World, pri
     private_redis.kill()
     await process.work()
     assert (await status_of(process, task.id))[0] is Status.READY
-    assert (await process.predictions.predict(ANN, task.id, CATS)).predictions[0].label == "cat"  # it is on the device
+    assert (await process.predict(ANN, task.id, CATS)).predictions[0].label == "cat"  # it is on the device
     process.engine.states.clear()
-    assert (await process.predictions.predict(ANN, task.id, CATS)).predictions[0].label == "cat"  # adapted again
+    assert (await process.predict(ANN, task.id, CATS)).predictions[0].label == "cat"  # adapted again
     await cache.close()
 
 

@@ -147,7 +147,7 @@ async def test_reloads_during_steady_traffic_fail_no_request_and_no_answer_names
     async def keep_predicting(task_id: str) -> int:
         answered = 0
         while not done.is_set():
-            answer = await world.predictions.predict(ANN, task_id, CATS)
+            answer = await world.predict(ANN, task_id, CATS)
             gain = float(answer.initializer.version)  # version n was written with gain n
             near, far = np_square(gain * 0.0, gain * 0.1), np_square(gain * 1.0, gain * 0.9)
             share = (answer.predictions[0].probabilities or {})["cat"]

@@ -20,7 +20,7 @@ async def ready_task(world: World, **changes: object) -> str:
 
 async def test_answers_name_the_label_every_probability_the_version_and_the_time(world: World) -> None:
     task_id = await ready_task(world)
-    answered = await world.predictions.predict(ANN, task_id, np.concatenate([CATS, DOGS]))
+    answered = await world.predict(ANN, task_id, np.concatenate([CATS, DOGS]))
     assert [each.label for each in answered.predictions] == ["cat", "dog"]
     probabilities = answered.predictions[0].probabilities or {}
     assert set(probabilities) == {"cat", "dog"}
@@ -32,7 +32,7 @@ async def test_answers_name_the_label_every_probability_the_version_and_the_time
 async def test_regression_answers_with_the_value(world: World) -> None:
     line = SupportSet(np.array([[0, 0], [1, 1]], np.float32), (2.0, 4.0))
     task_id = await ready_task(world, initializer="sine", support=line)
-    answered = await world.predictions.predict(ANN, task_id, CATS)
+    answered = await world.predict(ANN, task_id, CATS)
     assert answered.predictions[0].value == [3.0]
     assert (answered.predictions[0].label, answered.predictions[0].probabilities) == (3.0, None)
 
@@ -40,7 +40,7 @@ async def test_regression_answers_with_the_value(world: World) -> None:
 async def test_a_task_that_is_not_ready_says_when_to_come_back(world: World) -> None:
     task, _ = await world.tasks.create(ANN, new_task())
     with pytest.raises(Conflict) as caught:
-        await world.predictions.predict(ANN, task.id, CATS)
+        await world.predict(ANN, task.id, CATS)
     assert (caught.value.code, caught.value.status, caught.value.retry_after_s) == ("task_not_ready", 409, 1)
 
 
@@ -48,22 +48,22 @@ async def test_a_task_that_is_not_ready_says_when_to_come_back(world: World) -> 
 async def test_queries_that_do_not_fit_are_refused(world: World, queries: Array) -> None:
     task_id = await ready_task(world)
     with pytest.raises(InvalidQuery) as caught:
-        await world.predictions.predict(ANN, task_id, queries.astype(np.float32))
+        await world.predict(ANN, task_id, queries.astype(np.float32))
     assert caught.value.issues[0].pointer.startswith("#/inputs")
 
 
 async def test_another_process_brings_the_state_from_the_cache_without_adapting(world: World, second: World) -> None:
     task_id = await ready_task(world)
-    answered = await second.predictions.predict(ANN, task_id, CATS)
+    answered = await second.predict(ANN, task_id, CATS)
     assert answered.predictions[0].label == "cat"
     assert (len(second.engine.restored), second.engine.adapted) == (1, [])
 
 
 async def test_a_state_lost_everywhere_is_adapted_again_once_however_many_wait(world: World, second: World) -> None:
     task_id = await ready_task(world)
-    expected = await world.predictions.predict(ANN, task_id, CATS)
+    expected = await world.predict(ANN, task_id, CATS)
     await world.cache.delete_task(task_id)
-    answers = await asyncio.gather(*(second.predictions.predict(ANN, task_id, CATS) for _ in range(16)))
+    answers = await asyncio.gather(*(second.predict(ANN, task_id, CATS) for _ in range(16)))
     assert all(answer.predictions == expected.predictions for answer in answers)
     assert len(second.engine.adapted) == 1
     assert await world.cache.get(second.engine.adapted[0]) is not None
@@ -73,7 +73,7 @@ async def test_a_caller_that_leaves_does_not_end_the_re_adaptation_others_wait_f
     task_id = await ready_task(world)
     await world.cache.delete_task(task_id)
     second.engine.gate.clear()
-    leaver, stayer = (asyncio.create_task(second.predictions.predict(ANN, task_id, CATS)) for _ in range(2))
+    leaver, stayer = (asyncio.create_task(second.predict(ANN, task_id, CATS)) for _ in range(2))
     await asyncio.sleep(0.1)
     leaver.cancel()
     await asyncio.sleep(0.01)
@@ -86,7 +86,7 @@ async def test_a_corrupt_state_in_the_cache_is_adapted_again_and_replaced(world:
     task_id = await ready_task(world)
     key = world.engine.adapted[0]
     await world.cache.put(key, b"not a state")
-    assert (await second.predictions.predict(ANN, task_id, CATS)).predictions[0].label == "cat"
+    assert (await second.predict(ANN, task_id, CATS)).predictions[0].label == "cat"
     assert await world.cache.get(key) != b"not a state"
 
 
@@ -101,11 +101,11 @@ async def test_the_query_set_is_answered_with_the_task_and_again_for_each_revisi
 
 async def test_recorded_predictions_are_listed_after_the_query_sets_page_by_page(world: World) -> None:
     task_id = await ready_task(world, query=CATS)
-    await world.predictions.predict(ANN, task_id, DOGS)
+    await world.predict(ANN, task_id, DOGS)
     recorded = []
     for _ in range(3):
         await asyncio.sleep(0.002)
-        recorded.append(await world.predictions.predict(ANN, task_id, DOGS, record=True))
+        recorded.append(await world.predict(ANN, task_id, DOGS, record=True))
     first = await world.predictions.list(ANN, task_id, limit=2)
     rest = await world.predictions.list(ANN, task_id, after=first.rows[-1].id, limit=2)
     assert [each.source for each in first.rows + rest.rows] == ["query", "recorded", "recorded", "recorded"]
@@ -117,11 +117,11 @@ async def test_a_task_of_an_older_version_answers_with_it_and_is_re_adapted_once
     task_id = await ready_task(world)
     write_initializer(world.folder, gain=2.0)
     await world.initializers.reload("protonet")
-    old = await asyncio.gather(*(world.predictions.predict(ANN, task_id, CATS) for _ in range(5)))
+    old = await asyncio.gather(*(world.predict(ANN, task_id, CATS) for _ in range(5)))
     assert {str(each.initializer) for each in old} == {"protonet@1"}
     assert list(world.queue.waiting) == [(task_id, 2)]
     await world.work()
-    new = await world.predictions.predict(ANN, task_id, CATS)
+    new = await world.predict(ANN, task_id, CATS)
     assert (str(new.initializer), new.revision, world.queue.waiting) == ("protonet@2", 2, {})
 
 
@@ -129,11 +129,11 @@ async def test_a_failed_re_adaptation_is_not_tried_at_every_prediction(world: Wo
     task_id = await ready_task(world)
     write_initializer(world.folder, gain=2.0, limits={"min_way": 3, "max_way": 5, "max_support": 20, "max_steps": 10})
     await world.initializers.reload("protonet")
-    await world.predictions.predict(ANN, task_id, CATS)
+    await world.predict(ANN, task_id, CATS)
     await world.work()
     latest = (await world.tasks.get(ANN, task_id)).latest
     assert latest.error_code == "invalid_support"
-    assert str((await world.predictions.predict(ANN, task_id, CATS)).initializer) == "protonet@1"
+    assert str((await world.predict(ANN, task_id, CATS)).initializer) == "protonet@1"
     assert world.queue.waiting == {}
 
 
@@ -141,7 +141,7 @@ async def test_a_retired_version_is_installed_again_for_the_task_that_needs_it(w
     task_id = await ready_task(world)
     (ref,) = {key.initializer for key in world.engine.adapted}
     await world.engine.retire(ref)
-    assert (await world.predictions.predict(ANN, task_id, CATS)).predictions[0].label == "cat"
+    assert (await world.predict(ANN, task_id, CATS)).predictions[0].label == "cat"
 
 
 async def test_a_queue_that_is_away_does_not_spoil_an_answer(world: World) -> None:
@@ -149,6 +149,6 @@ async def test_a_queue_that_is_away_does_not_spoil_an_answer(world: World) -> No
     write_initializer(world.folder, gain=2.0)
     await world.initializers.reload("protonet")
     world.queue.is_down = True
-    assert (await world.predictions.predict(ANN, task_id, CATS)).predictions[0].label == "cat"
+    assert (await world.predict(ANN, task_id, CATS)).predictions[0].label == "cat"
     world.queue.is_down = False
     assert await world.adaptations.sweep(older_than_s=0) == 1  # the row was there all the same

@@ -72,7 +72,7 @@ async def test_another_keys_task_is_not_found_whatever_is_asked_of_it(world: Wor
         world.tasks.delete(BOB, task.id),
         world.tasks.revise(BOB, task.id, add=support()),
         world.tasks.wait(BOB, task.id, 1, 0.0),
-        world.predictions.predict(BOB, task.id, CATS),
+        world.predict(BOB, task.id, CATS),
         world.predictions.list(BOB, task.id),
     )
     for attempt in attempts:
@@ -216,10 +216,10 @@ async def test_the_serving_revision_answers_until_the_new_one_is_ready(world: Wo
     bird = SupportSet(np.array([[-1, -1], [-1, -1]], np.float32), ("bird", "bird"))
     revised = await world.tasks.revise(ANN, task.id, add=bird)
     assert (revised.latest.revision, revised.latest.status, revised.latest.classes) == (2, Status.QUEUED, ("bird", "cat", "dog"))
-    before = await world.predictions.predict(ANN, task.id, bird.inputs[:1])
+    before = await world.predict(ANN, task.id, bird.inputs[:1])
     assert (before.revision, set(before.predictions[0].probabilities or {})) == (1, {"cat", "dog"})
     await world.work()
-    after = await world.predictions.predict(ANN, task.id, bird.inputs[:1])
+    after = await world.predict(ANN, task.id, bird.inputs[:1])
     assert (after.revision, after.predictions[0].label) == (2, "bird")
 
 

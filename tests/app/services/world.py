@@ -16,7 +16,7 @@ import numpy as np
 from app.cache.signals import LocalSignals, Signals
 from app.cache.states import LruStateCache, StateCache
 from app.db.session import Database
-from app.domain import Adapted, AdaptJob, Answers, Array, Caller, InitializerRef, Phases, StateKey, SupportSet
+from app.domain import Adapted, AdaptJob, Answers, Array, Caller, InitializerRef, Phases, PredictionSet, StateKey, SupportSet
 from app.errors import InitializerNotInstalled, InitializerRejected, StateCorrupt, StateNotResident, Unavailable
 from app.services.adaptations import AdaptationService
 from app.services.initializers import InitializerService
@@ -137,6 +137,10 @@ class World:
         """Runs every job in the queue, all at once."""
         jobs, self.queue.waiting = list(self.queue.waiting), {}
         await asyncio.gather(*(self.adaptations.run(*job) for job in jobs))
+
+    async def predict(self, caller: Caller, task_id: str, queries: Array, *, record: bool = False) -> PredictionSet:
+        """As one request does it: what serves is read once, then the queries are answered."""
+        return await self.predictions.predict(await self.predictions.find_serving(caller, task_id), queries, record=record)
 
 
 def build_world(database: Database, folder: Path, *, cache: StateCache | None = None, **knobs: Any) -> World:
