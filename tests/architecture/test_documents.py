@@ -7,6 +7,8 @@ import re
 
 from app import errors
 from app.api import problems
+from benchmarks.readme_tables import tabulate_cards
+from models.artifact import list_bundled, read_card
 from tests.architecture.documents import README, ROOT, read_blocks, settings_table
 
 
@@ -54,3 +56,8 @@ def test_the_changelog_keeps_its_form() -> None:
     sections = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
     assert "## [Unreleased]" in text
     assert sections <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_the_accuracy_in_the_readme_is_that_of_the_cards() -> None:
+    cards = [read_card(folder) for folder in list_bundled()]
+    assert tabulate_cards(cards) in README.read_text()
