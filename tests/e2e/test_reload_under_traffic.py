@@ -13,7 +13,7 @@ import pytest
 
 from app.client import AsyncAdaptedTask, AsyncInnerLoop, Predictions, Retries
 from tests.e2e.initializers import NAME, drawings, write_tiny_initializer
-from tests.e2e.processes import make_key, serving
+from tests.e2e.processes import make_key, running, serving
 
 N_RELOADS, N_CREATORS, N_ASKERS = 100, 2, 4
 SUPPORT, LABELS, QUERIES = drawings(6, 1), ["a", "b", "c"] * 2, drawings(5, 2)
@@ -36,18 +36,38 @@ async def test_no_request_fails_and_no_answer_mixes_versions(tmp_path: Path, tin
     settings = {"INNERLOOP_DATABASE_URL": sqlite_url, "INNERLOOP_INITIALIZERS_DIR": str(tiny_dir)}
     key = make_key(tmp_path, "user", "admin", settings=settings)
     with serving(tmp_path, settings=settings) as service:
-        async with AsyncInnerLoop(service.url, key, retries=Retries(attempts=1)) as client:  # nothing hides a failure
-            traffic, expected = Traffic(), {}
-            expected[1] = await _numbers_of_current(client, 1)
-            assert await _reload(service.url, key, tiny_dir, seed=1) == 2
-            expected[0] = await _numbers_of_current(client, 2)
-            assert np.abs(expected[0] - expected[1]).max() > 0.01, "the two versions must be told apart by their numbers"
-            clients = _start_clients(client, await client.adapt(SUPPORT, LABELS, NAME), traffic)
-            for version in range(3, N_RELOADS + 3):
-                assert await _reload(service.url, key, tiny_dir, seed=(version + 1) % 2) == version
-            traffic.is_over.set()
-            await clients
+        await _reload_under_traffic(service.url, key, tiny_dir)
         assert service.stop() == 0, service.tail()
+
+
+@pytest.mark.timeout(300)
+async def test_nor_when_other_processes_adapt_than_answer(
+    tmp_path: Path, tiny_dir: Path, empty_postgres_url: str, private_redis_url: str
+) -> None:
+    settings = {
+        "INNERLOOP_DATABASE_URL": empty_postgres_url,
+        "INNERLOOP_REDIS_URL": private_redis_url,
+        "INNERLOOP_INITIALIZERS_DIR": str(tiny_dir),
+    }
+    key = make_key(tmp_path, "user", "admin", settings=settings)
+    with serving(tmp_path, "--role", "api", settings=settings) as api, running(tmp_path, "worker", "worker", settings=settings) as worker:
+        await _reload_under_traffic(api.url, key, tiny_dir)
+        assert worker.stop() == 0, worker.tail()
+        assert api.stop() == 0, api.tail()
+
+
+async def _reload_under_traffic(url: str, key: str, folder: Path) -> None:
+    async with AsyncInnerLoop(url, key, retries=Retries(attempts=1)) as client:  # nothing hides a failure
+        traffic, expected = Traffic(), {}
+        expected[1] = await _numbers_of_current(client, 1)
+        assert await _reload(url, key, folder, seed=1) == 2
+        expected[0] = await _numbers_of_current(client, 2)
+        assert np.abs(expected[0] - expected[1]).max() > 0.01, "the two versions must be told apart by their numbers"
+        clients = _start_clients(client, await client.adapt(SUPPORT, LABELS, NAME), traffic)
+        for version in range(3, N_RELOADS + 3):
+            assert await _reload(url, key, folder, seed=(version + 1) % 2) == version
+        traffic.is_over.set()
+        await clients
     _check(traffic, expected)
 
 
