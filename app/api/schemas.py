@@ -149,7 +149,9 @@ class TaskJson(BaseModel):
     options: dict[str, Any]
     support: SupportSummary
     has_query: bool
-    loss: list[float | None] = Field(description="Support loss before each inner step and after the last.")
+    loss: list[float | None] = Field(
+        description="Support loss (for classes: in the inner loop's own scale, before answers are sharpened) before each inner step and after the last."
+    )
     accuracy: list[float | None]
     timings_ms: dict[str, float]
     attempts: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from app.domain import Adapted, AdaptJob, Answers, Array, InitializerInfo, InitializerRef, StateKey
+from app.domain import Adapted, AdaptJob, Answers, Array, InitializerInfo, InitializerRef, InputSpec, Limits, StateKey
 
 
 class Engine(Protocol):
@@ -55,8 +55,6 @@ class Engine(Protocol):
 
 def inspect(card: Mapping[str, Any], ref: InitializerRef) -> InitializerInfo:
     """An initializer's card as the service reads it, without torch."""
-    from app.domain import InputSpec, Limits
-
     return InitializerInfo(
         ref=ref,
         kind=card["learner"]["kind"],
