@@ -150,7 +150,7 @@ class TaskJson(BaseModel):
     support: SupportSummary
     has_query: bool
     loss: list[float | None] = Field(
-        description="Support loss (for classes: in the inner loop's own scale, before answers are sharpened) before each inner step and after the last."
+        description="Support loss as the inner loop sees it (before answers are sharpened), before each step and after the last."
     )
     accuracy: list[float | None]
     timings_ms: dict[str, float]
