@@ -9,6 +9,7 @@
   + DataUnavailable       a data set that is neither here nor to be had
   + InvalidRecipe         a recipe with a fault, and where it is
   + OutOfMemory           the device has no room for the batch
+  + DeviceUnavailable     a device that is not on this machine
 """
 
 
@@ -46,3 +47,7 @@ class InvalidRecipe(ModelError):
 
 class OutOfMemory(ModelError):
     """The device has no room for a batch of this size."""
+
+
+class DeviceUnavailable(ModelError):
+    """A device that was asked for by name and is not on this machine."""

@@ -7,7 +7,6 @@ bytes have a thread each, so that neither keeps the device, the event loop or th
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -26,14 +25,10 @@ from app.engine.batcher import Batcher, BatchLimits
 from app.engine.resident import ResidentStates
 from app.engine.versions import Versions
 from models.artifact import load_initializer_bytes
+from models.devices import MAX_BATCH_SAMPLES, choose_device, count_torch_threads
 from models.learner import Learner
 from models.serving import AdaptedLane, adapt_lanes, decode_state, encode_state, make_template, predict_lanes
 from models.support import Params, State, Support, make_support
-
-# Samples (lanes x examples) of one batch. On a GPU memory bounds it: Conv-4 64 keeps about 0.2 MB of activations for each 28x28
-# sample, so 0.4 GB. On a CPU the caches do: MAML adapts 5-way 1-shot tasks at 160/s alone, 250/s by 12 and 112/s by 64;
-# 5-shot tasks at 54/s alone, 45/s by 5 and 24/s by 64 (one core, 2026-11-21).
-MAX_BATCH_SAMPLES = {"cpu": 64, "cuda": 2048}
 
 TRANSLATION: Mapping[type[models.errors.ModelError], type[errors.AppError]] = {
     models.errors.InvalidSupport: errors.InvalidSupport,
@@ -44,6 +39,7 @@ TRANSLATION: Mapping[type[models.errors.ModelError], type[errors.AppError]] = {
     models.errors.DataUnavailable: errors.EngineError,
     models.errors.InvalidRecipe: errors.EngineError,
     models.errors.OutOfMemory: errors.AdaptationFailed,
+    models.errors.DeviceUnavailable: errors.EngineError,
 }
 """What each error of the torch library is called in the service."""
 
@@ -116,7 +112,8 @@ class TorchEngine:
         max_batch_samples: int | None = None,
         load: Load = load_initializer_bytes,
     ) -> None:
-        self._device = choose_device(device)
+        with _in_service_words():
+            self._device = choose_device(device)
         threads = torch_threads or count_torch_threads()
         self._device_thread = ThreadPoolExecutor(1, "engine-device", torch.set_num_threads, (threads,))
         self._bytes_thread = ThreadPoolExecutor(1, "engine-bytes", torch.set_num_threads, (threads,))
@@ -227,30 +224,6 @@ class TorchEngine:
         if isinstance(lanes[0], _AdaptLane):
             return _run_adaptations(cast(Sequence[_AdaptLane], lanes))
         return _run_predictions(cast(Sequence[_PredictLane], lanes), self._max_batch_samples)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a setting: `auto` is the first GPU, or the CPU where there is none. Raises EngineError when it is not there."""
-    if name == "auto":
-        name = "cuda:0" if torch.cuda.is_available() else "cpu"
-    device = torch.device("cuda:0" if name == "cuda" else name)
-    if device.type == "cuda":
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise errors.EngineError(f"device {name} is not here: torch sees {torch.cuda.device_count()} CUDA devices; use auto or cpu")
-        # TF32 keeps 10 bits, and which kernel is picked depends on the batch: an answer would change with its batch mates (law 1).
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True  # law 5
-    return device
-
-
-def count_torch_threads() -> int:
-    """Intra-op threads when none are configured: every core but one.
-
-    torch frees the GIL in its operators, so the loop lags by 5 to 10 ms at the 99th percentile while a device thread adapts
-    Conv-4 64 without a pause (two busy cores, 2026-11-21). With a thread on every core the worst lag was 72 ms instead of
-    10 to 30, and adaptations were no more: batches of tiny operators gain little from the last core, HTTP and the queue lose it.
-    """
-    return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def translate(fault: models.errors.ModelError) -> errors.AppError:

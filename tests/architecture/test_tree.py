@@ -17,7 +17,7 @@ from tests.architecture.documents import ROOT
 BANNED = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manager"}
 PACKAGES = ("app", "models", "migrations")
 # No file is longer than the longest today; lower this when a file shrinks, never raise it without a reason in DECISIONS.md.
-LONGEST_FILE = 323
+LONGEST_FILE = 296
 TOP_LEVEL = {
     ".ci", ".dockerignore", ".gitignore", "CHANGELOG.md", "DECISIONS.md", "Dockerfile", "LICENSE", "Makefile", "README.md",
     "app", "benchmarks", "constraints.txt", "docker", "docker-compose.yml", "migrations", "models", "pyproject.toml", "tests",
