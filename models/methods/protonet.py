@@ -14,6 +14,9 @@ from models.support import Params, State, Support
 
 PROTOTYPES, CLASS_MASK = "class.prototypes", "class.mask"
 
+_MAX_DIFFERENCES = 2**24
+"""Numbers in one block of differences between points and centres: 64 MB."""
+
 
 @dataclass(frozen=True)
 class ProtoNet:
@@ -66,6 +69,8 @@ def squared_distances(points: Tensor, centres: Tensor) -> Tensor:
     """|p - c|^2 of (lanes, n, d) and (lanes, m, d) as (lanes, n, m).
 
     Summed over differences, not expanded into squares: |p|^2 - 2pc + |c|^2 loses digits when the distances are small,
-    and then an answer would change with its batch.
+    and then an answer would change with its batch. The differences of all pairs at once, 5,000 examples against 1,000 classes, would
+    take 10 GB; so they are made in blocks of rows.
     """
-    return (points.unsqueeze(2) - centres.unsqueeze(1)).square().sum(-1)
+    n_rows = max(1, _MAX_DIFFERENCES // max(1, centres.numel()))
+    return torch.cat([(rows.unsqueeze(2) - centres.unsqueeze(1)).square().sum(-1) for rows in torch.split(points, n_rows, dim=1)], dim=1)

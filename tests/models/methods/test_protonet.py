@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
-from models.methods import build_learner
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models.methods import build_learner, protonet
 from models.support import make_support
 
 SPEC = {"method": "protonet", "kind": "classification", "input_shape": [3], "backbone": {"kind": "mlp", "hidden": [8, 4]}}
@@ -43,3 +47,28 @@ def test_adapting_without_training_keeps_no_graph() -> None:
     params = {name: tensor.requires_grad_() for name, tensor in learner.init(torch.Generator().manual_seed(0)).items()}
     adaptation = learner.adapt(params, make_support(torch.rand(2, 3), torch.arange(2), 2))
     assert not any(tensor.requires_grad for tensor in adaptation.state.values())
+
+
+class LargestResult(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The number of elements of the largest tensor that any operator made."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, list | tuple) else [result]:
+            self.numel = max(self.numel, tensor.numel())
+        return result
+
+
+def test_many_points_against_many_centres_take_blocks_of_memory_and_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    points, centres = torch.rand(2, 50, 16, generator=generator), torch.rand(2, 30, 16, generator=generator)
+    at_once = protonet.squared_distances(points, centres)
+    monkeypatch.setattr(protonet, "_MAX_DIFFERENCES", 3 * centres.numel())
+    with LargestResult() as largest:
+        in_blocks = protonet.squared_distances(points, centres)
+    assert torch.equal(in_blocks, at_once)
+    assert largest.numel <= max(3 * centres.numel(), at_once.numel())
