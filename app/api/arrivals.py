@@ -16,7 +16,7 @@ from app.api.decode import Place, decode_image_files, decode_inputs, decode_npy
 from app.api.deps import Door
 from app.api.schemas import OptionsJson, PredictionsRequest, SupportJson, SupportRequest, TaskRequest
 from app.domain import Array, InitializerInfo, InputSpec, Label, SupportSet, TaskOptions
-from app.errors import InvalidBody, InvalidInput, InvalidQuery, InvalidSupport, Issue, NotFound
+from app.errors import InvalidBody, InvalidQuery, InvalidSupport, Issue, NotFound
 from app.services.requests import NewTask, Removal
 
 NPY = "application/x-npy"
@@ -52,10 +52,10 @@ async def read_new_task(request: Request, door: Door) -> NewTask:
     clock = Clock(request)
     body = await bodies.read_json(request, TaskRequest)
     metadata = check_metadata(body.metadata)
-    spec = await _spec_of(door, body.initializer)
+    info = await _find_initializer(door, body.initializer)
     n_bytes = len(await request.body())
-    support = await _support(body.support, _support_place(spec, door, "#/support/inputs"), n_bytes)
-    query = await _decode(body.query, _query_place(spec, door, "#/query"), n_bytes) if body.query is not None else None
+    support = await _support(body.support, _support_place(info, door, "#/support/inputs"), n_bytes)
+    query = await _decode(body.query, _query_place(info.input, door, "#/query"), n_bytes) if body.query is not None else None
     clock.stop()
     return NewTask(body.initializer, support, query, _options(body.options), body.name, metadata, body.ttl_s)
 
@@ -70,9 +70,9 @@ async def _read_uploaded_task(request: Request, door: Door) -> NewTask:
         document["ttl_s"] = multipart.parse_integer(upload, "ttl_s")
     body = bodies.validate(TaskRequest, document)
     metadata = check_metadata(body.metadata)
-    spec = await _spec_of(door, body.initializer)
-    inputs = await _decode_files(upload.support, _support_place(spec, door, "#/support"))
-    query = await _decode_files(upload.query, _query_place(spec, door, "#/query")) if upload.query else None
+    info = await _find_initializer(door, body.initializer)
+    inputs = await _decode_files(upload.support, _support_place(info, door, "#/support"))
+    query = await _decode_files(upload.query, _query_place(info.input, door, "#/query")) if upload.query else None
     clock.stop()
     return NewTask(body.initializer, SupportSet(inputs, upload.labels), query, _options(body.options), body.name, metadata, body.ttl_s)
 
@@ -84,7 +84,7 @@ async def read_revision(request: Request, door: Door, info: InitializerInfo) -> 
     await request.body()
     clock = Clock(request)
     body = await bodies.read_json(request, SupportRequest)
-    place = _support_place(info.input, door, "#/add/inputs")
+    place = _support_place(info, door, "#/add/inputs")
     support = await _support(body.add, place, len(await request.body())) if body.add is not None else None
     clock.stop()
     return _revision(body, support)
@@ -97,7 +97,7 @@ async def _read_uploaded_revision(request: Request, door: Door, info: Initialize
     body = bodies.validate(SupportRequest, parsed)
     support = None
     if upload.support:
-        support = SupportSet(await _decode_files(upload.support, _support_place(info.input, door, "#/add")), upload.labels)
+        support = SupportSet(await _decode_files(upload.support, _support_place(info, door, "#/add")), upload.labels)
     clock.stop()
     return _revision(body, support)
 
@@ -149,10 +149,10 @@ def _is_shallow(value: Any, depth: int) -> bool:
     return depth > 0 and all(_is_shallow(item, depth - 1) for item in (value.values() if isinstance(value, dict) else value))
 
 
-async def _spec_of(door: Door, name: str) -> InputSpec:
-    """What the current version reads. Raises NotFound that names the field and what could stand there."""
+async def _find_initializer(door: Door, name: str) -> InitializerInfo:
+    """The current version. Raises NotFound that names the field and what could stand there."""
     try:
-        return (await door.initializers.get(name)).input
+        return await door.initializers.get(name)
     except NotFound as unknown:
         known = ", ".join(info.ref.name for info in await door.initializers.list())
         raise NotFound(unknown.detail, code=unknown.code, issues=[Issue("#/initializer", f"expected one of {known}")]) from None
@@ -182,13 +182,9 @@ async def _decode_files(files: Sequence[bytes], place: Place) -> Array:
     return await asyncio.to_thread(decode_image_files, list(files), place, pointer=place.pointer)
 
 
-def _support_place(spec: InputSpec, door: Door, pointer: str) -> Place:
-    return _place(spec, door, pointer, InvalidSupport)
+def _support_place(info: InitializerInfo, door: Door, pointer: str) -> Place:
+    return Place(info.input, pointer, InvalidSupport, door.settings.max_image_pixels, info.limits.max_support)
 
 
 def _query_place(spec: InputSpec, door: Door, pointer: str) -> Place:
-    return _place(spec, door, pointer, InvalidQuery)
-
-
-def _place(spec: InputSpec, door: Door, pointer: str, fault: type[InvalidInput]) -> Place:
-    return Place(spec, pointer, fault, door.settings.max_image_pixels)
+    return Place(spec, pointer, InvalidQuery, door.settings.max_image_pixels, door.settings.max_queries)

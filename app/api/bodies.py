@@ -24,6 +24,7 @@ THREAD_FROM_BYTES = 256 * 1024
 """Bodies from here on are parsed in a thread: about 1 ms of work, which the event loop's other requests should not wait for."""
 
 _MAX_ISSUES = 20
+_MAX_FAULTS = 10 * _MAX_ISSUES  # pydantic reports every member of a union it tried; a body of half a million unknown keys has as many
 _WORDS = {
     "model_type": "Input should be an object",
     "dict_type": "Input should be an object",
@@ -87,7 +88,7 @@ def validate(model: type[M], document: Any, *, under: str = "#") -> M:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False, include_context=False)
+        faults = error.errors(include_url=False, include_input=False, include_context=False)[:_MAX_FAULTS]
     issues = {pointer_to(fault["loc"], under): _expectation(model, fault) for fault in reversed(faults)}
     listed = [Issue(pointer, detail) for pointer, detail in reversed(issues.items())][:_MAX_ISSUES]
     fault_class = _class_of(faults[0]["loc"], under)

@@ -28,13 +28,15 @@ _NUMBERS = "iuf"
 class Place:
     """Where inputs stand in the request, what they must become, and the error that a bad one is.
 
-    pointer: of the inputs, such as `#/support/inputs`; fault: InvalidSupport or InvalidQuery.
+    pointer: of the inputs, such as `#/support/inputs`; fault: InvalidSupport or InvalidQuery. max_items is held for images
+    alone, before they are decoded: of them a small body can carry very many.
     """
 
     spec: InputSpec
     pointer: str
     fault: type[InvalidInput]
     max_pixels: int
+    max_items: int
 
     def refuse(self, detail: str, *, at: int | str | None = None) -> InvalidInput:
         """The fault, pointing at the inputs or at one item of them."""
@@ -53,6 +55,7 @@ def decode_inputs(value: object, place: Place) -> Array:
         raise place.refuse('expected nested lists of numbers, or an object with "encoding" raw, npy or images')
     encoded = _encoded(value, place)
     if isinstance(encoded, ImageFiles):
+        _check_count(len(encoded.data), place)
         files = [_image_bytes(text, place, index) for index, text in enumerate(encoded.data)]
         return decode_image_files(files, place, pointer=f"{place.pointer}/data")
     if isinstance(encoded, RawTensor):
@@ -64,7 +67,13 @@ def decode_image_files(files: list[bytes], place: Place, *, pointer: str) -> Arr
     """Image files as uint8 (n, channels, height, width) for the initializer."""
     if place.spec.kind != "image":
         raise place.refuse(f"this initializer reads vectors of shape {list(place.spec.shape)}, not images")
+    _check_count(len(files), place)
     return decode_images(files, place.spec.shape, max_pixels=place.max_pixels, pointer=pointer)
+
+
+def _check_count(n_files: int, place: Place) -> None:
+    if n_files > place.max_items:
+        raise place.refuse(f"{n_files} images; expected at most {place.max_items}")
 
 
 def decode_npy(data: bytes, place: Place, *, at: str | None = None) -> Array:

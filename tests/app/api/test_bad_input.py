@@ -131,6 +131,8 @@ TASK_FAULTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "metadata deeper than a writer goes": ({"metadata": {"a": _nested(900)}}, 422, "invalid_body", "#/metadata"),
     "name too long": ({"name": "n" * 201}, 422, "invalid_body", "#/name"),
     "metadata too large": ({"metadata": {"a": "x" * 20_000}}, 422, "invalid_body", "#/metadata"),
+    "too many images to look at them": (_support(_images(*[b"no"] * 21), ["a", "b", "c"] * 7), 422, "invalid_support", "#/support/inputs"),
+    "too many query images to look at them": ({"query": _images(*[b"no"] * 51)}, 422, "invalid_query", "#/query"),
     "empty query": ({"query": []}, 422, "invalid_query", "#/query"),
     "query of wrong shape": ({"query": [[1.0]]}, 422, "invalid_query", "#/query/0"),
     "too many queries": ({"query": [PIXELS[0]] * 51}, 422, "invalid_query", "#/query"),
@@ -218,6 +220,7 @@ BODIES: dict[str, bytes] = {
     "null": b"null",
     "lone surrogate": b'{"name": "\\ud800"}',
     "duplicate keys": b'{"name": 1, "name": 2}',
+    "many unknown keys": json.dumps({f"k{i}": 0 for i in range(5000)}).encode(),
     "many labels": json.dumps({"initializer": "tiny-ink", "support": {"inputs": [], "labels": [{}] * 5000}}).encode(),
 }
 
