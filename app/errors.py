@@ -34,7 +34,10 @@ class Issue:
 
 
 class AppError(Exception):
-    """Base of every error with a code. `retry_after_s` is set where trying again can help."""
+    """Base of every error with a code. `retry_after_s` is set where trying again can help.
+
+    detail: for the log and the terminal; told: what clients read, the same unless an address of ours is in it.
+    """
 
     code = "internal_error"
     status = 500
@@ -44,6 +47,7 @@ class AppError(Exception):
     def __init__(self, detail: str, *, issues: Sequence[Issue] = (), code: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.told = detail
         self.issues = tuple(issues)
         self.code = code or type(self).code
         self.retry_after_s = retry_after_s if retry_after_s is not None else type(self).retry_after_s
@@ -134,9 +138,13 @@ class Draining(AppError):
 
 
 class Unavailable(AppError):
-    """The database or Redis cannot be reached."""
+    """The database or Redis cannot be reached. `reason` is the driver's: it names hosts and users, and stays in the log."""
 
     code, status, title, retry_after_s = "unavailable", 503, "Dependency unavailable", 2
+
+    def __init__(self, detail: str, *, reason: str = "", issues: Sequence[Issue] = (), code: str | None = None) -> None:
+        super().__init__(f"{detail}: {reason}" if reason else detail, issues=issues, code=code)
+        self.told = detail
 
 
 class EngineError(AppError):

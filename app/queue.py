@@ -83,7 +83,8 @@ async def _redis_calls() -> AsyncIterator[None]:
         async with asyncio.timeout(CALL_TIMEOUT_S):
             yield
     except (RedisError, OSError, TimeoutError) as fault:
-        raise Unavailable(f"the queue in Redis does not answer: {fault or type(fault).__name__}", code="redis_unavailable") from fault
+        reason = str(fault) or type(fault).__name__
+        raise Unavailable("the queue in Redis does not answer", reason=reason, code="redis_unavailable") from fault
 
 
 def _with_pool(url: str, settings: Settings) -> str:

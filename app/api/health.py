@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import structlog
 from fastapi import APIRouter, Request, Response
 from starlette.responses import RedirectResponse
 
@@ -18,6 +19,7 @@ router = APIRouter(tags=["health"])
 
 PING_TIMEOUT_S = 2.0
 _COOKIE_MAX_AGE_S = 30 * 86400
+_log = structlog.get_logger(__name__)
 
 
 @router.get("/livez", summary="Is the process alive?", responses={200: {"model": HealthJson}})
@@ -50,7 +52,8 @@ async def _fault_of(ping: Ping) -> str:
         async with asyncio.timeout(PING_TIMEOUT_S):
             await ping()
     except AppError as error:
-        return error.detail
+        _log.warning("part_unreachable", code=error.code, detail=error.detail)
+        return error.told
     except TimeoutError:
         return f"no answer within {PING_TIMEOUT_S:g} s"
     return ""

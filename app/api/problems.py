@@ -49,7 +49,7 @@ def problem_response(error: AppError, scope: Mapping[str, Any], *, headers: Mapp
         "type": f"urn:innerloop:problem:{error.code}",
         "title": error.title,
         "status": error.status,
-        "detail": error.detail,
+        "detail": error.told,
         "instance": scope.get("path", ""),
         "code": error.code,
         "errors": [{"pointer": issue.pointer, "detail": issue.detail} for issue in error.issues],

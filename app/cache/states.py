@@ -160,4 +160,4 @@ async def _as_unavailable() -> AsyncIterator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
-        raise Unavailable(f"Redis cannot be reached: {error}", code="redis_unavailable") from error
+        raise Unavailable("Redis cannot be reached", reason=str(error), code="redis_unavailable") from error

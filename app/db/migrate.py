@@ -60,7 +60,7 @@ def connect_for_migration(url: str) -> Iterator[Connection]:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _PG_LOCK})
             yield connection
     except OperationalError as error:
-        raise Unavailable(f"The database cannot be reached: {error.orig}", code="database_unavailable") from error
+        raise Unavailable("The database cannot be reached", reason=str(error.orig), code="database_unavailable") from error
     finally:
         engine.dispose()
 

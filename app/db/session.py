@@ -104,13 +104,13 @@ async def _as_unavailable() -> AsyncIterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
-        raise Unavailable(f"The database cannot be reached: {_first_line(error)}", code="database_unavailable") from error
+        raise Unavailable("The database cannot be reached", reason=_first_line(error), code="database_unavailable") from error
     except (DataError, OverflowError) as error:  # a NUL character in a text, a number beyond 64 bits: never the database's fault
         raise InvalidInput(f"A value cannot be stored or looked for: {_first_line(error)}") from error
     except DBAPIError as error:
         if not error.connection_invalidated:
             raise
-        raise Unavailable(f"The database went away: {_first_line(error)}", code="database_unavailable") from error
+        raise Unavailable("The database went away", reason=_first_line(error), code="database_unavailable") from error
 
 
 def _first_line(error: BaseException) -> str:
