@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictFloat, StrictInt, StringConstraints, WithJsonSchema
 
+from app.api import examples
 from app.api.inputs import EXAMPLE_PIXELS, INPUTS_SCHEMA
 
 # PostgreSQL cannot store NUL in text, so no text may carry it, whichever database is behind.
@@ -139,6 +140,8 @@ class Fault(BaseModel):
 class TaskJson(BaseModel):
     """A task: the latest adaptation says its status, the serving one answers predictions."""
 
+    model_config = ConfigDict(json_schema_extra={"example": examples.TASK})
+
     id: str
     status: Literal["queued", "adapting", "ready", "failed"]
     name: str | None
@@ -174,6 +177,8 @@ class PredictionJson(BaseModel):
 
 class PredictionSetJson(BaseModel):
     """Answers in the order of the inputs, and the version that made them."""
+
+    model_config = ConfigDict(json_schema_extra={"example": examples.PREDICTIONS})
 
     id: str | None = Field(description="Set when the answers are kept.")
     task_id: str
@@ -274,6 +279,8 @@ class IssueJson(BaseModel):
 
 class Problem(BaseModel):
     """RFC 9457 problem details. Switch on `code`; it is stable."""
+
+    model_config = ConfigDict(json_schema_extra={"example": examples.PROBLEM})
 
     type: str
     title: str

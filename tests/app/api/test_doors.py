@@ -108,13 +108,14 @@ async def test_readyz_names_the_part_that_is_down(service: Service) -> None:
     assert (await service.nobody.get("/readyz")).json()["checks"] == dict.fromkeys(["database", "queue", "engine", "worker"], "ok")
 
     async def down() -> None:
-        raise Unavailable("no route to host", code="database_unavailable")
+        raise Unavailable("The database cannot be reached", reason="no route to db.internal", code="database_unavailable")
 
     service.app.state.door.pings["database"] = down
     response = await service.nobody.get("/readyz")
     problem = response.json()
     assert (response.status_code, problem["code"]) == (503, "not_ready")
-    assert problem["errors"] == [{"pointer": "#/database", "detail": "no route to host"}]
+    assert problem["errors"] == [{"pointer": "#/database", "detail": "The database cannot be reached"}]
+    assert "db.internal" not in response.text  # anybody may ask this, and the log has it
     assert int(response.headers["retry-after"]) > 0
 
 
@@ -165,6 +166,16 @@ async def test_the_documented_example_bodies_work(service: Service) -> None:
     queries = document["components"]["schemas"]["PredictionsRequest"]["example"]
     answer = await service.user.post(made.json()["links"]["predictions"], json=queries)
     assert answer.json()["predictions"][0]["label"] == example["support"]["labels"][0]
+
+
+async def test_the_documented_example_answers_have_the_keys_of_real_ones(service: Service) -> None:
+    schemas = (await service.nobody.get("/openapi.json")).json()["components"]["schemas"]
+    task = await make_task(service.user)
+    answer = (await service.user.post(task["links"]["predictions"], json={"inputs": strokes(1).tolist()})).json()
+    refusal = (await service.user.post("/v1/tasks", json={})).json()
+    for name, real in (("TaskJson", task), ("PredictionSetJson", answer), ("Problem", refusal)):
+        example = schemas[name]["example"]
+        assert {key for key, value in real.items() if value is not None} <= example.keys() <= real.keys(), name
 
 
 def _references(document: object) -> list[str]:
