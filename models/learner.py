@@ -7,12 +7,15 @@ nothing is written, so many tenants share one learner, and the same call serves 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from models.support import Params, State, Support
+
+if TYPE_CHECKING:
+    from models.episodes import EpisodeBatch
 
 Kind = Literal["classification", "regression"]
 
@@ -56,4 +59,45 @@ class Learner(Protocol):
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         """Logits (lanes, n_query, max_way), minus infinity for classes a lane does not have;
         or (lanes, n_query, n_out) for regression. queries (lanes, n_query, *input_shape)."""
+        ...
+
+
+# What a learner may be able to do besides: a method has these by having the function, and nothing else need be declared.
+
+
+@runtime_checkable
+class HasMetaLoss(Protocol):
+    """A learner with a meta-training objective of its own; the others get the mean loss on the queries after adaptation."""
+
+    def meta_loss(self, params: Params, batch: EpisodeBatch, progress: float) -> tuple[Tensor, float]:
+        """A scalar whose gradient in `params` is the meta-gradient, and the accuracy on the queries (NaN for regression).
+        `progress` is the share of the training that is done, in [0, 1)."""
+        ...
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """A learner whose meta-parameters hold an embedding of single inputs: task embeddings are made from it."""
+
+    def embed(self, params: Params, inputs: Tensor) -> Tensor:
+        """inputs (lanes, n, *input_shape) to features (lanes, n, d), before any adaptation."""
+        ...
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A learner that can say which support examples drove an answer."""
+
+    def explain(self, params: Params, state: State, support: Support, queries: Tensor) -> Tensor:
+        """Signed weights (lanes, n_query, n_support): how much each example spoke for the predicted class (or value);
+        the absolute values of a query sum to one, and padding has zero."""
+        ...
+
+
+@runtime_checkable
+class Restarts(Protocol):
+    """A learner with initial weights that another task's adapted weights may replace: warm starts need it."""
+
+    def restart(self, params: Params, state: State) -> Params:
+        """`params` with the initial weights taken from a state of one lane."""
         ...

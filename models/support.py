@@ -18,14 +18,17 @@ Params = dict[str, Tensor]
 
 State = dict[str, Tensor]
 """Named tensors with a leading lane axis: adapted states. A name that starts with `class.` has its class axis
-second, (lanes, max_way, ...); that axis is padded with zeros, and `class.mask` (lanes, max_way) bool says what is real."""
+second, (lanes, max_way, ...); that axis is padded with zeros, and `class.mask` (lanes, max_way) bool says what is real.
+Likewise a name that starts with `example.` has a row for each support example, (lanes, n_support, ...), beside
+`example.mask` (lanes, n_support)."""
 
-CLASS_PREFIX = "class."
+CLASS_PREFIX, EXAMPLE_PREFIX = "class.", "example."
+PADDED_PREFIXES = (CLASS_PREFIX, EXAMPLE_PREFIX)
 
 
 @dataclass(frozen=True)
 class Support:
-    """The support sets of a batch of tasks.
+    """The support sets of a batch of tasks. In a lane the real examples and the real classes come first, then the padding.
 
     inputs (lanes, n_support, *input_shape) float
     targets (lanes, n_support) int64 class index, or (lanes, n_support, n_out) float for regression
@@ -84,7 +87,7 @@ def _check_every_class_present(targets: Tensor, n_way: int) -> None:
 
 
 def stack_supports(supports: Sequence[Support]) -> Support:
-    """Joins batches of lanes into one, padding examples and classes to the longest."""
+    """Joins batches of lanes into one, padding examples and classes to the longest: behind the real ones, as `Support` says."""
     n_support = max(s.inputs.shape[1] for s in supports)
     max_way = max(s.max_way for s in supports)
     return Support(
@@ -96,32 +99,36 @@ def stack_supports(supports: Sequence[Support]) -> Support:
 
 
 def stack_states(states: Sequence[State]) -> State:
-    """Joins adapted states into one batch of lanes, padding the class axis to the widest."""
-    max_way = max((s["class.mask"].shape[1] for s in states if "class.mask" in s), default=0)
+    """Joins adapted states into one batch of lanes, padding the class axis and the example axis to the longest."""
 
     def join(name: str) -> Tensor:
         parts = [s[name] for s in states]
-        if name.startswith(CLASS_PREFIX):
-            parts = [pad_axis(part, 1, max_way) for part in parts]
+        if padded_prefix(name):
+            longest = max(part.shape[1] for part in parts)
+            parts = [pad_axis(part, 1, longest) for part in parts]
         return torch.cat(parts)
 
     return {name: join(name) for name in states[0]}
 
 
 def split_state(state: State) -> list[State]:
-    """One state per lane, each with a lane axis of one and its class axis cut to its own number of ways."""
+    """One state per lane, each with a lane axis of one, its class and example axes cut to its own number of ways and examples."""
+    counts = {prefix: state[f"{prefix}mask"].sum(1).tolist() for prefix in PADDED_PREFIXES if f"{prefix}mask" in state}
     lanes = next(iter(state.values())).shape[0]
-    return [_take_lane(state, lane) for lane in range(lanes)]
+    return [_take_lane(state, lane, {prefix: count[lane] for prefix, count in counts.items()}) for lane in range(lanes)]
 
 
-def _take_lane(state: State, lane: int) -> State:
-    ways = int(state["class.mask"][lane].sum()) if "class.mask" in state else 0
-
+def _take_lane(state: State, lane: int, counts: dict[str, int]) -> State:
     def take(name: str, tensor: Tensor) -> Tensor:
-        piece = tensor[lane : lane + 1]
-        return (piece[:, :ways] if name.startswith(CLASS_PREFIX) else piece).clone()
+        piece, prefix = tensor[lane : lane + 1], padded_prefix(name)
+        return (piece[:, : counts[prefix]] if prefix else piece).clone()
 
     return {name: take(name, tensor) for name, tensor in state.items()}
+
+
+def padded_prefix(name: str) -> str:
+    """`class.` or `example.` for a state tensor whose second axis is padded, else nothing."""
+    return next((prefix for prefix in PADDED_PREFIXES if name.startswith(prefix)), "")
 
 
 def pad_axis(tensor: Tensor, axis: int, size: int) -> Tensor:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from models.backbones.conv4 import Conv4
+from models.backbones.gated_conv4 import GatedConv4
 from models.backbones.mlp import Mlp
 from models.errors import InvalidOptions
 from models.support import Params
 
-__all__ = ["Backbone", "Conv4", "Mlp", "build_backbone"]
+__all__ = ["Backbone", "Conv4", "GatedConv4", "Mlp", "Penalised", "build_backbone"]
 
-KINDS: Mapping[str, type[Conv4] | type[Mlp]] = {"conv4": Conv4, "mlp": Mlp}
+KINDS: Mapping[str, type[Conv4] | type[GatedConv4] | type[Mlp]] = {"conv4": Conv4, "gated-conv4": GatedConv4, "mlp": Mlp}
 
 
 class Backbone(Protocol):
@@ -33,12 +34,19 @@ class Backbone(Protocol):
     def features(self, params: Params, inputs: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
+class Penalised(Protocol):
+    """A backbone whose parameters also decide what it costs: meta-training adds that to its loss, by `outer.cost_weight`."""
+
+    def cost(self, params: Params) -> Tensor:
+        """A scalar, 1 for the most expensive form, whose gradient in `params` makes the backbone cheaper."""
+        ...
+
+
 def build_backbone(spec: Mapping[str, Any], input_shape: tuple[int, ...]) -> Backbone:
-    """The backbone that `spec` describes: {"kind": "conv4" | "mlp", ...its fields}. Raises InvalidOptions."""
-    options = dict(spec)
+    """The backbone that `spec` describes: {"kind": "conv4" | "gated-conv4" | "mlp", ...its fields}. Raises InvalidOptions."""
+    options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
     kind = options.pop("kind", None)
-    if "hidden" in options:
-        options["hidden"] = tuple(options["hidden"])
     if kind not in KINDS:
         raise InvalidOptions(f"backbone.kind must be one of {sorted(KINDS)}, got {kind!r}")
     known = {field.name for field in fields(KINDS[kind])} - {"input_shape"}

@@ -14,11 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.backbones.attention import attend, init_attention
 from models.backbones.lanes import group_normalise, lane_conv, max_pool, scale_and_shift
 from models.errors import InvalidOptions
 from models.support import Params
 
 BLOCKS = 4
+ATTENDED_BLOCK = 3
+"""Attention reads this block's maps: with 28x28 images and strides 4x4 places; one block later there are four left to relate."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,9 @@ class Conv4:
 
     downsample: `stride` (28 -> 14 -> 7 -> 4 -> 2, four times cheaper) or `pool` (28 -> 14 -> 7 -> 3 -> 1).
     norm: `group` (GroupNorm with `groups`), `layer` (one group) or `none` (scale and shift only).
+    widths: channels of each block, when they are not all `filters`; groups keep the size of filters / groups.
+    extra: blocks, of 1 to 4, that are followed by a residual 3x3 convolution.
+    attention: heads of self-attention after the third block, 0 for none.
     """
 
     input_shape: tuple[int, ...]
@@ -34,6 +40,9 @@ class Conv4:
     downsample: Literal["stride", "pool"] = "stride"
     norm: Literal["group", "layer", "none"] = "group"
     groups: int = 8
+    widths: tuple[int, ...] = ()
+    extra: tuple[int, ...] = ()
+    attention: int = 0
 
     def __post_init__(self) -> None:
         if len(self.input_shape) != 3:
@@ -44,45 +53,82 @@ class Conv4:
             raise InvalidOptions(f"conv4 norm must be group, layer or none, got {self.norm!r}")
         if self.norm == "group" and self.filters % self.groups:
             raise InvalidOptions(f"conv4 filters ({self.filters}) must be a multiple of groups ({self.groups})")
-        if 0 in self._final_size():
+        if 0 in self.map_size(BLOCKS):
             raise InvalidOptions(f"conv4 with pooling needs images of at least 16x16, got {self.input_shape}")
+        self._check_blocks()
+
+    def _check_blocks(self) -> None:
+        unit = self.filters // self.groups if self.norm == "group" else 1
+        if self.widths and (len(self.widths) != BLOCKS or any(width < 1 or width % unit for width in self.widths)):
+            raise InvalidOptions(f"conv4 widths must be {BLOCKS} multiples of {unit}, the channels of a group; got {list(self.widths)}")
+        if len(set(self.extra)) < len(self.extra) or not set(self.extra) <= set(range(1, BLOCKS + 1)):
+            raise InvalidOptions(f"conv4 extra must list blocks of 1 to {BLOCKS}, each once; got {list(self.extra)}")
+        attended = self.block_widths[ATTENDED_BLOCK - 1]
+        if self.attention < 0 or (self.attention and attended % self.attention):
+            raise InvalidOptions(f"conv4 attention must be 0 or divide the {attended} channels of block 3, got {self.attention}")
 
     @property
     def feature_dim(self) -> int:
-        return self.filters * math.prod(self._final_size())
+        return self.block_widths[-1] * math.prod(self.map_size(BLOCKS))
 
-    def _final_size(self) -> tuple[int, int]:
+    @property
+    def block_widths(self) -> tuple[int, ...]:
+        """Channels that leave each block."""
+        return self.widths or (self.filters,) * BLOCKS
+
+    def map_size(self, block: int) -> tuple[int, int]:
+        """Height and width of the maps that leave a block."""
         height, width = self.input_shape[1:]
-        for _ in range(BLOCKS):
+        for _ in range(block):
             height, width = (height // 2, width // 2) if self.downsample == "pool" else ((height + 1) // 2, (width + 1) // 2)
         return height, width
 
     def init(self, generator: torch.Generator) -> Params:
-        """He-normal kernels (He et al. 2015), unit scales, zero shifts."""
+        """He-normal kernels (He et al. 2015), unit scales, zero shifts. Residual convolutions and attention add nothing at first."""
         params: Params = {}
         c_in = self.input_shape[0]
-        for block in range(1, BLOCKS + 1):
-            std = math.sqrt(2 / (9 * c_in))
-            params[f"conv{block}.weight"] = torch.randn(self.filters, c_in, 3, 3, generator=generator) * std
-            params[f"norm{block}.scale"] = torch.ones(self.filters)
-            params[f"norm{block}.shift"] = torch.zeros(self.filters)
-            c_in = self.filters
+        for block, width in enumerate(self.block_widths, start=1):
+            params[f"conv{block}.weight"] = _draw_kernel(width, c_in, generator)
+            params[f"norm{block}.scale"] = torch.ones(width)
+            params[f"norm{block}.shift"] = torch.zeros(width)
+            c_in = width
+        for block in self.extra:
+            width = self.block_widths[block - 1]
+            params[f"extra{block}.weight"] = _draw_kernel(width, width, generator)
+            params[f"extra{block}.scale"] = torch.zeros(width)
+            params[f"extra{block}.shift"] = torch.zeros(width)
+        if self.attention:
+            params |= init_attention(self.block_widths[ATTENDED_BLOCK - 1], math.prod(self.map_size(ATTENDED_BLOCK)), generator)
         return params
 
     def features(self, params: Params, inputs: Tensor) -> Tensor:
         """(lanes, n, channels, height, width) to (lanes, n, feature_dim), with shared or per-lane parameters."""
         maps = inputs
         for block in range(1, BLOCKS + 1):
-            maps = self._block(params, maps, block)
+            maps = self.convolve(params, maps, block)
+            if block in self.extra:
+                maps = F.relu(maps + self.residual(params, maps, block))
+            if block == ATTENDED_BLOCK and self.attention:
+                maps = attend(params, maps, self.attention)
         return maps.flatten(2)
 
-    def _block(self, params: Params, maps: Tensor, block: int) -> Tensor:
-        stride = 2 if self.downsample == "stride" else 1
-        maps = self._normalise(lane_conv(maps, params[f"conv{block}.weight"], stride))
-        maps = F.relu(scale_and_shift(maps, params[f"norm{block}.scale"], params[f"norm{block}.shift"]))
+    def convolve(self, params: Params, maps: Tensor, block: int) -> Tensor:
+        """The maps that leave a block, without its residual convolution."""
+        maps = lane_conv(maps, params[f"conv{block}.weight"], 2 if self.downsample == "stride" else 1)
+        maps = F.relu(self._normalise(maps, params[f"norm{block}.scale"], params[f"norm{block}.shift"]))
         return maps if self.downsample == "stride" else max_pool(maps)
 
-    def _normalise(self, maps: Tensor) -> Tensor:
+    def residual(self, params: Params, maps: Tensor, block: int) -> Tensor:
+        """What a block's residual convolution adds before the last ReLU (He et al. 2015b, arXiv:1512.03385)."""
+        change = lane_conv(maps, params[f"extra{block}.weight"], 1)
+        return self._normalise(change, params[f"extra{block}.scale"], params[f"extra{block}.shift"])
+
+    def _normalise(self, maps: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         if self.norm == "none":
-            return maps
-        return group_normalise(maps, self.groups if self.norm == "group" else 1)
+            return scale_and_shift(maps, scale, shift)
+        groups = maps.shape[2] * self.groups // self.filters if self.norm == "group" else 1
+        return group_normalise(maps, scale, shift, groups)
+
+
+def _draw_kernel(c_out: int, c_in: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(c_out, c_in, 3, 3, generator=generator) * math.sqrt(2 / (9 * c_in))

@@ -1,21 +1,68 @@
-"""Methods: one file, one paper. `build_learner` makes a learner from the spec that recipes and cards carry."""
+"""Methods: one file, one paper. `build_learner` makes a learner from the spec that recipes and cards carry.
+
+A method is a frozen dataclass that keeps `models.learner.Learner`; its fields, but for `backbone`, are its options. Other
+packages add methods through the entry point group `innerloop.learners`, in the same form as the built-in ones below.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from models.backbones import Backbone, build_backbone
 from models.errors import InvalidOptions
 from models.learner import Learner
-from models.methods.maml import Maml
-from models.methods.protonet import ProtoNet
 
-__all__ = ["Maml", "ProtoNet", "build_learner"]
+__all__ = ["BUILT_IN", "build_learner", "find_method", "list_methods"]
 
-METHODS: Mapping[str, type[Maml] | type[ProtoNet]] = {"maml": Maml, "protonet": ProtoNet}
+ENTRY_POINT_GROUP = "innerloop.learners"
 KINDS = ("classification", "regression")
+
+BUILT_IN: Mapping[str, str] = {
+    "anil": "models.methods.anil:Anil",
+    "boil": "models.methods.boil:Boil",
+    "cnp": "models.methods.cnp:Cnp",
+    "fomaml": "models.methods.fomaml:FoMaml",
+    "hypernet": "models.methods.hypernet:Hypernet",
+    "imaml": "models.methods.imaml:ImplicitMaml",
+    "incontext": "models.methods.incontext:InContext",
+    "learned-optimizer": "models.methods.learned_optimizer:LearnedOptimizer",
+    "logistic": "models.methods.logistic:Logistic",
+    "maml": "models.methods.maml:Maml",
+    "mamlpp": "models.methods.mamlpp:MamlPlusPlus",
+    "matchingnet": "models.methods.matchingnet:MatchingNet",
+    "metasgd": "models.methods.metasgd:MetaSgd",
+    "protomaml": "models.methods.protomaml:ProtoMaml",
+    "protonet": "models.methods.protonet:ProtoNet",
+    "relationnet": "models.methods.relationnet:RelationNet",
+    "reptile": "models.methods.reptile:Reptile",
+    "ridge": "models.methods.ridge:Ridge",
+    "svm": "models.methods.svm:Svm",
+    "tree": "models.methods.tree:Tree",
+}
+"""Name of a method, and where its class is. Imported when asked for."""
+
+
+def list_methods() -> list[str]:
+    """Names of all methods, the built-in ones and those of installed packages."""
+    return sorted({*BUILT_IN, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))})
+
+
+def find_method(name: object) -> type[Any]:
+    """The class of a method. A built-in name wins over an installed package's. Raises InvalidOptions."""
+    if not isinstance(name, str) or name not in list_methods():
+        raise InvalidOptions(f"method must be one of {list_methods()}, got {name!r}")
+    if name in BUILT_IN:
+        found: type[Any] = EntryPoint(name, BUILT_IN[name], ENTRY_POINT_GROUP).load()
+        return found
+    [point, *_] = entry_points(group=ENTRY_POINT_GROUP, name=name)
+    try:
+        installed: type[Any] = point.load()
+    except (ImportError, AttributeError) as fault:
+        raise InvalidOptions(f"method {name} of an installed package cannot be loaded from {point.value}: {fault}") from fault
+    return installed
 
 
 def build_learner(spec: Mapping[str, Any]) -> Learner:
@@ -23,19 +70,19 @@ def build_learner(spec: Mapping[str, Any]) -> Learner:
 
     Raises InvalidOptions naming the key and what it may be.
     """
-    options = dict(spec)
-    method = options.pop("method", None)
-    if method not in METHODS:
-        raise InvalidOptions(f"method must be one of {sorted(METHODS)}, got {method!r}")
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
+    name = options.pop("method", None)
+    method = find_method(name)
     if options.get("kind") not in KINDS:
         raise InvalidOptions(f"kind must be one of {KINDS}, got {options.get('kind')!r}")
-    if method == "protonet" and options["kind"] != "classification":
-        raise InvalidOptions("protonet answers with classes; for regression use maml")
+    if options["kind"] not in getattr(method, "KINDS", KINDS):
+        raise InvalidOptions(f"{name} does {' and '.join(method.KINDS)} only; for {options['kind']} use maml")
     backbone = _build_backbone(options)
-    known = {field.name for field in fields(METHODS[method])} - {"backbone"}
+    known = {field.name for field in fields(method)} - {"backbone"}
     if unknown := set(options) - known:
-        raise InvalidOptions(f"method {method} has no option {sorted(unknown)}; it has {sorted(known)}")
-    return METHODS[method](backbone=backbone, **options)
+        raise InvalidOptions(f"method {name} has no option {sorted(unknown)}; it has {sorted(known)}")
+    learner: Learner = method(backbone=backbone, **options)
+    return learner
 
 
 def _build_backbone(options: dict[str, Any]) -> Backbone:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.learner import Kind
 from models.support import Support
 
 
@@ -34,6 +37,14 @@ def support_accuracy(logits: Tensor, support: Support) -> Tensor:
     """Share of each lane's real examples whose largest logit is their class, (lanes,)."""
     hits = (logits.argmax(-1) == support.targets) & support.mask
     return hits.sum(1) / support.mask.sum(1)
+
+
+def query_loss(kind: Kind, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+    """Mean cross entropy, or squared error, of outputs (lanes, n_query, ...), and the accuracy (NaN for regression)."""
+    if kind == "regression":
+        return F.mse_loss(outputs, targets), math.nan
+    loss = F.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+    return loss, (outputs.detach().argmax(-1) == targets).float().mean().item()
 
 
 def squared_error(values: Tensor, support: Support) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,10 +18,15 @@ PROTOTYPES, CLASS_MASK = "class.prototypes", "class.mask"
 _MAX_DIFFERENCES = 2**24
 """Numbers in one block of differences between points and centres: 64 MB."""
 
+_NEAREST = 1e-6
+"""Squared distance below which two features are the same: far below what tells examples apart (10 and more)."""
+
 
 @dataclass(frozen=True)
 class ProtoNet:
     """An embedding whose adapted state is one prototype per class; the squared Euclidean distance answers (eq. 1 and 2)."""
+
+    KINDS: ClassVar[tuple[Kind, ...]] = ("classification",)
 
     backbone: Backbone
     kind: Kind = "classification"
@@ -46,6 +52,20 @@ class ProtoNet:
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self._compare(state, self.backbone.features(params, queries))
+
+    def embed(self, params: Params, inputs: Tensor) -> Tensor:
+        return self.backbone.features(params, inputs)
+
+    def explain(self, params: Params, state: State, support: Support, queries: Tensor) -> Tensor:
+        """How near the members of the predicted class and, against it, of the runner-up are: shares of one over the squared
+        distance, an example of a class of n counting one n-th. The other classes' examples have zero."""
+        features = self.backbone.features(params, queries)
+        distances = squared_distances(features, self.backbone.features(params, support.inputs))
+        nearness = class_balanced_weights(support, features.dtype).unsqueeze(1) / distances.clamp(min=_NEAREST)
+        best = self._compare(state, features).topk(min(2, support.max_way), dim=-1).indices.unsqueeze(2)  # (lanes, n_query, 1, 2)
+        is_of = support.targets[:, None, :, None] == best  # (lanes, n_query, n_support, 2)
+        pulls = nearness * (is_of[..., 0].to(nearness.dtype) - is_of[..., 1:].any(-1).to(nearness.dtype))
+        return pulls / pulls.abs().sum(-1, keepdim=True)
 
     def _compare(self, state: State, features: Tensor) -> Tensor:
         return mask_absent_classes(-squared_distances(features, state[PROTOTYPES]), state[CLASS_MASK])

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.episodes import EpisodeBatch
 from models.errors import InvalidOptions
-from models.learner import Learner
 from models.methods import build_learner
-from models.support import Params, Support, make_support, stack_supports
+from models.methods.maml import Maml
+from models.support import Params, Support, stack_supports
+from tests.models.methods.tiny_tasks import make_params, make_task, outer_loss
 
 IMAGE = {"method": "maml", "kind": "classification", "input_shape": [1, 16, 16], "inner_steps": 3, "inner_lr": 0.07}
 STRIDED = {**IMAGE, "backbone": {"kind": "conv4", "filters": 4, "groups": 2}}
@@ -25,24 +27,6 @@ CURVE = {
     "inner_lr": 0.05,
     "backbone": {"kind": "mlp", "hidden": [7, 5]},
 }
-
-
-def make_params(learner: Learner, seed: int = 0) -> Params:
-    generator = torch.Generator().manual_seed(seed)
-    return {name: tensor.double().requires_grad_() for name, tensor in learner.init(generator).items()}
-
-
-def make_task(learner: Learner, shots: tuple[int, ...], seed: int) -> tuple[Support, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(count: int) -> Tensor:
-        return torch.rand(count, *learner.input_shape, generator=generator, dtype=torch.float64)
-
-    if learner.kind == "regression":
-        targets, answers = (torch.randn(n, 1, generator=generator, dtype=torch.float64) for n in (sum(shots), len(shots)))
-        return make_support(draw(sum(shots)), targets), draw(len(shots)), answers
-    targets = torch.repeat_interleave(torch.arange(len(shots)), torch.tensor(shots))
-    return make_support(draw(sum(shots)), targets, len(shots)), draw(len(shots)), torch.arange(len(shots))
 
 
 def reference_forward(spec: dict[str, Any], weights: Params, inputs: Tensor) -> Tensor:
@@ -79,10 +63,6 @@ def reference_adapt(spec: dict[str, Any], params: Params, support: Support, seco
         gradients = torch.autograd.grad(reference_objective(spec, weights, support), list(weights.values()), create_graph=second_order)
         weights = {name: weights[name] - spec["inner_lr"] * g for name, g in zip(weights, gradients, strict=True)}
     return weights
-
-
-def outer_loss(outputs: Tensor, answers: Tensor) -> Tensor:
-    return F.mse_loss(outputs, answers) if answers.is_floating_point() else F.cross_entropy(outputs, answers)
 
 
 SPECS = pytest.mark.parametrize("spec", [STRIDED, POOLED, CURVE], ids=["strided", "pooled", "regression"])
@@ -144,6 +124,21 @@ def test_second_order_and_first_order_gradients_differ() -> None:
     assert not torch.allclose(gradients[0], gradients[1])
 
 
+def test_the_meta_loss_is_the_mean_over_the_judged_steps() -> None:
+    learner = build_learner({**CURVE, "judged_steps": [1, 3]})
+    assert isinstance(learner, Maml)
+    params = make_params(learner)
+    support, queries, answers = make_task(learner, (1, 2, 1), seed=1)
+    loss, _ = learner.meta_loss(params, EpisodeBatch(support, queries.unsqueeze(0), answers.unsqueeze(0)), 0.0)
+    each = []
+    for steps in (1, 3):
+        state = learner.adapt(params, support, steps, differentiable=True).state
+        each.append(outer_loss(learner.predict(params, state, queries.unsqueeze(0))[0], answers))
+    torch.testing.assert_close(loss, (each[0] + each[1]) / 2)
+    ours, theirs = (torch.autograd.grad(value, list(params.values())) for value in (loss, (each[0] + each[1]) / 2))
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_no_steps_leave_every_class_equally_likely() -> None:
     learner = build_learner(STRIDED)
     support, queries, _ = make_task(learner, (1, 2), seed=0)
@@ -158,6 +153,11 @@ def test_no_steps_leave_every_class_equally_likely() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(InvalidOptions, match="inner_steps >= 1 and inner_lr > 0"):
         build_learner({**STRIDED, **options})
+
+
+def test_judged_steps_out_of_range_are_refused() -> None:
+    with pytest.raises(InvalidOptions, match="judged_steps must be whole numbers of at least 1"):
+        build_learner({**CURVE, "judged_steps": [0, 5]})
 
 
 def test_negative_steps_are_refused() -> None:

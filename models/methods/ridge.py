@@ -1,0 +1,82 @@
+"""R2D2: ridge regression on a learned embedding, in closed form (Bertinetto et al. 2019, arXiv:1805.08136).
+
+The outer gradient goes through the solution, so the embedding learns to be good for ridge regression. The penalty and the
+sharpness of the answer are meta-learned (section 3.2). The paper's bias is not: one number on all logits changes no softmax.
+Regression has weights and a bias to start from instead, and solves for what a task adds to them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from models.errors import InvalidOptions
+from models.learner import Kind
+from models.methods.head_space import Affine, HeadSpace, Problem, Sphere
+from models.methods.solved_head import SolvedHead
+from models.support import Params
+
+LOG_PENALTY = "head.log_penalty"
+
+# Chosen on validation classes with the bundled prototypes' embedding, untrained for ridge: 20-way 1-shot is 94.4, 94.8 and
+# 94.8 % with a penalty of 1, 3 and 10, 20-way 5-shot 98.3, 98.4 and 98.5 %; the cross entropy is least at a sharpness near 50.
+INITIAL_PENALTY = 3.0
+INITIAL_SHARPNESS = 48.0
+
+
+@dataclass(frozen=True)
+class Ridge(SolvedHead):
+    """Least squares to class membership, or to values, with a penalty on the weights."""
+
+    KINDS: ClassVar[tuple[Kind, ...]] = ("classification", "regression")
+
+    n_out: int = 1
+
+    def __post_init__(self) -> None:
+        if self.n_out < 1:
+            raise InvalidOptions(f"ridge needs n_out >= 1, got {self.n_out}")
+
+    @property
+    def default_steps(self) -> int:
+        return 0
+
+    @property
+    def space(self) -> HeadSpace:
+        width = self.backbone.feature_dim
+        return Affine(width, self.n_out) if self.kind == "regression" else Sphere(width, INITIAL_SHARPNESS)
+
+    def init_penalties(self) -> Params:
+        return {LOG_PENALTY: torch.tensor(math.log(INITIAL_PENALTY))}
+
+    def solve(self, params: Params, problem: Problem, steps: int) -> list[Tensor]:
+        targets = problem.targets
+        if self.kind == "classification":
+            # Around zero: the probabilities stay the same, and an example then speaks against the classes that it is not of.
+            mask = problem.class_mask.double().unsqueeze(1)
+            targets = targets - mask / mask.sum(2, keepdim=True)
+        return [solve_ridge(problem.points, targets, problem.weights, params[LOG_PENALTY].double().exp())]
+
+
+def solve_ridge(points: Tensor, targets: Tensor, weights: Tensor, penalty: Tensor) -> Tensor:
+    """Dual coefficients of the W that minimises sum_i w_i |t_i - W p_i|^2 + penalty |W|^2; W is `dual.T @ points`.
+
+    points (lanes, n, d), targets (lanes, n, m), weights (lanes, n), penalty scalar; returns (lanes, n, m). Solves the smaller
+    of an n x n system (the Woodbury form, eq. 5 of the paper) and a d x d one. An example of weight zero gets zeros and
+    changes nothing: its row and column of the system hold the penalty alone.
+    """
+    root = weights.sqrt().unsqueeze(2)
+    rows, goals = root * points, root * targets
+    if points.shape[1] <= points.shape[2]:
+        return root * _solve_positive(rows @ rows.mT, penalty, goals)
+    head = _solve_positive(rows.mT @ rows, penalty, rows.mT @ goals)  # (lanes, d, m)
+    return root * (goals - rows @ head) / penalty
+
+
+def _solve_positive(gram: Tensor, penalty: Tensor, right: Tensor) -> Tensor:
+    """(gram + penalty I)^-1 right"""
+    unit = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return torch.cholesky_solve(right, torch.linalg.cholesky(gram + penalty * unit))

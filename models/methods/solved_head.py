@@ -1,0 +1,103 @@
+"""What ridge regression, logistic regression and the SVM share: a shared embedding under a convex head that is solved anew for each task.
+
+By the representer theorem each of them is a matrix of dual coefficients, one per support example and class: the weights are
+`dual.T @ points`, so a prediction is one matrix product, and what an example says about a query is coefficient times kernel.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.backbones import Backbone
+from models.errors import InvalidOptions
+from models.learner import Adaptation, Kind
+from models.methods.head_space import HeadSpace, Problem
+from models.methods.objectives import class_balanced_weights, cross_entropy, squared_error, support_accuracy
+from models.support import Params, State, Support
+
+BODY = "body."
+
+
+@dataclass(frozen=True)
+class SolvedHead(ABC):
+    """An embedding and a convex problem; a method says in which space it is posed and how it is solved."""
+
+    kind: Kind
+    backbone: Backbone
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.backbone.input_shape
+
+    @property
+    @abstractmethod
+    def default_steps(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def space(self) -> HeadSpace: ...
+
+    @abstractmethod
+    def init_penalties(self) -> Params:
+        """The meta-parameters of the convex problem itself."""
+
+    @abstractmethod
+    def solve(self, params: Params, problem: Problem, steps: int) -> list[Tensor]:
+        """Dual coefficients (lanes, n_support, m) in float64, zero for padding: of the start and every step, or of the solution alone."""
+
+    def init(self, generator: torch.Generator) -> Params:
+        body = {BODY + name: tensor for name, tensor in self.backbone.init(generator).items()}
+        return {**body, **self.space.init(), **self.init_penalties()}
+
+    def adapt(self, params: Params, support: Support, steps: int | None = None, *, differentiable: bool = False) -> Adaptation:
+        steps = self.default_steps if steps is None else steps
+        if steps < 0:
+            raise InvalidOptions(f"steps must be at least 0, got {steps}")
+        with torch.set_grad_enabled(differentiable):
+            features = self.embed(params, support.inputs)
+            problem = self.space.pose(params, features, support)
+            duals = self.solve(params, problem, steps)
+            states = [self.space.make_state(params, problem, dual.mT @ problem.points) for dual in duals]
+        with torch.no_grad():
+            losses, accuracies = zip(*(self._measure(params, state, features, support) for state in states), strict=True)
+        return Adaptation(states[-1], torch.stack(losses, 1), torch.stack(accuracies, 1))
+
+    def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
+        return self.space.answer(params, state, self.embed(params, queries))
+
+    def embed(self, params: Params, inputs: Tensor) -> Tensor:
+        return self.backbone.features({name.removeprefix(BODY): t for name, t in params.items() if name.startswith(BODY)}, inputs)
+
+    def explain(self, params: Params, state: State, support: Support, queries: Tensor) -> Tensor:
+        """Dual coefficient times kernel: these add up to the predicted class's score, or to what the task changed in the value.
+
+        The state keeps no coefficients, so the head is solved once more, with the default number of steps.
+        """
+        with torch.no_grad():
+            problem = self.space.pose(params, self.embed(params, support.inputs), support)
+            dual = self.solve(params, problem, self.default_steps)[-1]
+            features = self.embed(params, queries)
+            shares = (self.space.place(state, features).double() @ problem.points.mT) * self._chosen(state, dual, features)
+            total = shares.abs().sum(2, keepdim=True)
+            return (shares / total.clamp(min=torch.finfo(total.dtype).tiny)).to(features.dtype)
+
+    def _chosen(self, state: State, dual: Tensor, features: Tensor) -> Tensor:
+        """Coefficients (lanes, n_query, n_support) of each query's predicted class; of the mean of the outputs for values."""
+        if self.kind == "regression":
+            return dual.mean(2).unsqueeze(1)
+        predicted = self.space.score(state, features).argmax(2)  # (lanes, n_query)
+        return dual.mT.gather(1, predicted.unsqueeze(2).expand(-1, -1, dual.shape[1]))
+
+    def _measure(self, params: Params, state: State, features: Tensor, support: Support) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of each lane on its support set: with steps, what the steps descend on; else as it would be answered."""
+        outputs = self.space.score(state, features) if self.default_steps else self.space.answer(params, state, features)
+        if self.kind == "regression":
+            loss = squared_error(outputs, support)
+            return loss, torch.full_like(loss, torch.nan)
+        weights = class_balanced_weights(support, outputs.dtype)
+        losses = cross_entropy(outputs, support.targets).where(support.mask, 0) * weights
+        return losses.sum(1) / support.class_mask.sum(1), support_accuracy(outputs, support).to(outputs.dtype)

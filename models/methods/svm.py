@@ -1,0 +1,54 @@
+"""MetaOptNet: a multi-class SVM on a learned embedding, the "meta-SVM" (Lee et al. 2019, arXiv:1904.03758).
+
+Few examples carry the answer: the support vectors. C, the smoothing of the hinge and the sharpness of the answer are meta-learned;
+the authors' code has the same smoothing, as a one on the diagonal of the kernel that is there for its solver.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from models.learner import Kind
+from models.methods.crammer_singer import solve_crammer_singer
+from models.methods.head_space import HeadSpace, Problem, Sphere
+from models.methods.solved_head import SolvedHead
+from models.support import Params
+
+LOG_C, LOG_SMOOTHING = "head.log_c", "head.log_smoothing"
+
+# Chosen as for ridge, 20-way 1-shot and 5-shot: 92.3 and 98.4 % without smoothing and with C = 1; with a smoothing of two, 94.5 and
+# 97.9 % with C = 0.2, where every example is at its bound, 94.5 and 98.7 % with 0.3, 94.6 and 98.7 % from 0.4 on, where hardly any is.
+# So C is a guard against outliers, not a tool. It has no gradient while no coefficient reaches it; with less smoothing they do.
+INITIAL_C = 0.5
+INITIAL_SMOOTHING = 2.0
+INITIAL_SHARPNESS = 40.0
+
+
+@dataclass(frozen=True)
+class Svm(SolvedHead):
+    """The SVM of Crammer & Singer with a smoothed hinge, in the dual."""
+
+    KINDS: ClassVar[tuple[Kind, ...]] = ("classification",)
+
+    @property
+    def default_steps(self) -> int:
+        return 0
+
+    @property
+    def space(self) -> HeadSpace:
+        return Sphere(self.backbone.feature_dim, INITIAL_SHARPNESS)
+
+    def init_penalties(self) -> Params:
+        return {LOG_C: torch.tensor(math.log(INITIAL_C)), LOG_SMOOTHING: torch.tensor(math.log(INITIAL_SMOOTHING))}
+
+    def solve(self, params: Params, problem: Problem, steps: int) -> list[Tensor]:
+        real = problem.weights > 0
+        smoothing = params[LOG_SMOOTHING].double().exp() / problem.weights.where(real, 1)
+        hessian = problem.kernel() + torch.diag_embed(smoothing * real)
+        bounds = params[LOG_C].double().exp() * problem.weights
+        return [solve_crammer_singer(hessian, problem.targets, bounds, problem.class_mask)]

@@ -1,0 +1,76 @@
+"""A tiny ragged task for the solved heads, and the points that a head of classes sees, written out example by example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.methods import build_learner
+from models.methods.solved_head import SolvedHead
+from models.support import Params, Support, make_support
+
+METHODS = ("logistic", "ridge", "svm")
+SHOTS = (1, 3, 2, 1)
+Array = NDArray[np.float64]
+
+
+def build(method: str, width: int = 5, kind: str = "classification", **options: Any) -> SolvedHead:
+    backbone = {"kind": "mlp", "hidden": [7, width]}
+    learner = build_learner({"method": method, "kind": kind, "input_shape": [3], "backbone": backbone, **options})
+    assert isinstance(learner, SolvedHead)
+    return learner
+
+
+def make_params(learner: SolvedHead, seed: int = 0) -> Params:
+    """Fresh meta-parameters in float64, away from their neutral start."""
+    generator = torch.Generator().manual_seed(seed)
+    fresh = learner.init(generator)
+    return {name: tensor.double() + 0.1 * torch.randn(tensor.shape, generator=generator) for name, tensor in fresh.items()}
+
+
+def make_classes(shots: tuple[int, ...] = SHOTS, seed: int = 1, noise: float = 1.0) -> tuple[Support, Tensor]:
+    """A support set with `shots[c]` examples around one place per class, and a query for each class."""
+    generator = torch.Generator().manual_seed(seed)
+    places = 3 * torch.randn(len(shots), 3, generator=generator, dtype=torch.float64)
+    targets = torch.repeat_interleave(torch.arange(len(shots)), torch.tensor(shots))
+    inputs = places[targets] + noise * torch.randn(len(targets), 3, generator=generator, dtype=torch.float64)
+    return make_support(inputs, targets, len(shots)), places.unsqueeze(0)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What scikit-learn gets: points (n, d) of the support set and of the queries, targets (n,), and each example's weight (n,)."""
+
+    points: Array
+    queries: Array
+    targets: NDArray[np.int64]
+    weights: Array
+
+
+def see(learner: SolvedHead, params: Params, support: Support, queries: Tensor) -> Seen:
+    """The points of one task on the sphere around its centre, in loops and numpy."""
+    with torch.no_grad():
+        features, asked = (learner.embed(params, inputs)[0].numpy() for inputs in (support.inputs, queries))
+    targets = support.targets[0].numpy()
+    classes = sorted(set(targets.tolist()))
+    prior = float(np.exp(params["head.log_centre_weight"].item()))
+    total = prior * params["head.centre"].numpy()
+    for c in classes:
+        total = total + features[targets == c].mean(0)
+    centre = total / (len(classes) + prior)
+    weights = [len(targets) / len(classes) / int((targets == t).sum()) for t in targets]
+    points, places = ((rows - centre) / np.linalg.norm(rows - centre, axis=1, keepdims=True) for rows in (features, asked))
+    return Seen(points, places, targets, np.array(weights))
+
+
+def penalty_of(params: Params) -> float:
+    return float(np.exp(params["head.log_penalty"].item()))
+
+
+def sharpness_of(params: Params) -> float:
+    return float(np.exp(params["head.log_sharpness"].item()))
