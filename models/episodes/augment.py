@@ -1,4 +1,4 @@
-"""Small random affine changes of grey images, one per image, for meta-training only."""
+"""Small random affine changes of images, one per image, for meta-training only."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ class Augmentation:
 
 
 def augment_images(images: Tensor, most: Augmentation, generator: torch.Generator) -> Tensor:
-    """images (n, height, width) float, each moved, turned and resized by its own random amount; outside is dark."""
-    n, height, width = images.shape
+    """images (n, channels, height, width) float, each moved, turned and resized by its own random amount.
+
+    Outside is dark for one channel (ink); colours go on as at their border, for a photograph has no ground.
+    """
+    n, channels, height, width = images.shape
     amounts = torch.rand(4, n, generator=generator).mul_(2).sub_(1)  # in [-1, 1]
     angle = amounts[0] * math.radians(most.rotation)
     zoom = 1 + amounts[1] * most.scale
@@ -29,4 +32,4 @@ def augment_images(images: Tensor, most: Augmentation, generator: torch.Generato
     shift_x, shift_y = amounts[2] * (2 * most.shift / width), amounts[3] * (2 * most.shift / height)
     theta = torch.stack([cos, -sin, shift_x, sin, cos, shift_y], dim=1).view(n, 2, 3)
     grid = F.affine_grid(theta, [n, 1, height, width], align_corners=False)
-    return F.grid_sample(images.unsqueeze(1), grid, align_corners=False).squeeze(1)
+    return F.grid_sample(images, grid, padding_mode="zeros" if channels == 1 else "border", align_corners=False)

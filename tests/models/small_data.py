@@ -19,8 +19,29 @@ def write_small_omniglot(folder: Path) -> Path:
     images = (patterns + generator.integers(0, 56, (n_classes, 20, 28, 28))).astype(np.uint8)
     splits = np.repeat(np.arange(3, dtype=np.uint8), CLASSES_BY_SPLIT)
     path = folder / "omniglot.npz"
-    np.savez(path, images=images, vinyals_split=splits)
+    np.savez(path, images=images, vinyals_split=splits, alphabet=(np.arange(n_classes) // 4).astype(np.uint8))
     return path
+
+
+def write_small_icons(folder: Path) -> list[int]:
+    """`icons28.npz` with ten classes in turn of each split; every pixel tells the class, from 1. How many examples each has."""
+    counts = [4, 5, 6, 7, 4, 5, 6, 7, 4, 5]
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10, dtype=np.uint16), counts))
+    images = np.broadcast_to((labels + 1).astype(np.uint8)[:, None, None], (len(labels), 28, 28))
+    np.savez(folder / "icons28.npz", images=images, labels=labels, class_split=(np.arange(10) % 3).astype(np.uint8))
+    return counts
+
+
+def write_small_emoji(folder: Path) -> None:
+    """`emoji_styles32.npz` with 18 classes in turn of each split, up to four styles each; red tells the class, from 1."""
+    mask = np.ones((18, 4), np.bool_)
+    mask[::2, 1] = False
+    images = np.zeros((18, 4, 32, 32, 3), np.uint8)
+    images[..., 0] = (np.arange(18, dtype=np.uint8) + 1)[:, None, None, None]
+    images[~mask] = 255
+    group = np.repeat(np.array([0, 1, 2], np.uint8), [9, 3, 6])
+    names, splits = np.array(["Animals", "Other", "Symbols"]), (np.arange(18) % 3).astype(np.uint8)
+    np.savez(folder / "emoji_styles32.npz", images=images, mask=mask, group=group, group_names=names, class_split=splits)
 
 
 def sinusoid_recipe(**outer: Any) -> dict[str, Any]:
