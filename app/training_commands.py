@@ -1,4 +1,4 @@
-"""`innerloop train` and `innerloop evaluate`. torch is imported when one of them runs, not before."""
+"""`innerloop train`, `evaluate` and `fix-architecture`. torch is imported when one of them runs, not before."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def register(cli: typer.Typer) -> None:
     """Adds both commands to `cli`."""
     cli.command()(train)
     cli.command()(evaluate)
+    cli.command(name="fix-architecture")(fix_architecture)
 
 
 def train(
@@ -40,14 +41,14 @@ def train(
 ) -> None:
     """Meta-train an initializer from a recipe. Ctrl-C stops it after the current step; --resume goes on exactly there."""
     console = Console(stderr=True)
-    with _errors_in_one_line(console):
+    with errors_in_one_line(console):
         from models.training import train as run_training
 
         outcome = run_training(
             recipe,
             out=out or Path("runs") / Path(recipe).stem,
             resume=resume,
-            init_from=_find_initializer(init_from) if init_from else None,
+            init_from=find_initializer(init_from) if init_from else None,
             steps=steps,
             seed=seed,
             threads=threads,
@@ -73,13 +74,16 @@ def evaluate(
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Whose classes.")] = "test",
     seed: Annotated[int, typer.Option(help="Seed of the episodes.")] = 0,
     batch: Annotated[int, typer.Option(help="Episodes per forward; changes the time only.")] = 25,
+    data: Annotated[
+        str | None, typer.Option(help="Another source than its own: digits, emoji, icons or omniglot; inputs must have its shape.")
+    ] = None,
     rotations: Annotated[bool, typer.Option(help="Classes turned by 90 degrees are more classes, as in the published figures.")] = True,
     threads: Annotated[int | None, typer.Option(help="Threads torch may use (all cores).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Measure an initializer on new classes, one query at a time and, beside it, all queries at once."""
     console = Console(stderr=True)
-    with _errors_in_one_line(console):
+    with errors_in_one_line(console):
         initializer, is_class = _load(name, threads)
         plan: dict[str, Any] = {
             "n_way": way if is_class else 0,
@@ -91,12 +95,33 @@ def evaluate(
             "seed": seed,
             "batch": batch,
             "rotations": rotations,
+            "data": data,
         }
         row = _evaluate_with_progress(initializer, plan, console)
     if as_json:
-        typer.echo(json.dumps(_describe(initializer, row)))
+        typer.echo(json.dumps(_describe(initializer, row, data)))
     else:
         Console().print(_table_of(initializer.card.name, [row.to_json()]))
+
+
+def fix_architecture(
+    name: Annotated[str, typer.Argument(help="The folder of a run or an initializer whose backbone has gates (gated-conv4).")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the new initializer (runs/NAME/fixed).")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads torch may use (all cores).")] = None,
+) -> None:
+    """Write the initializer without the parts that its gates have closed, and measure it: a plain, smaller network."""
+    console = Console(stderr=True)
+    with errors_in_one_line(console):
+        from models.training.fixing import fix_initializer
+
+        initializer, _ = _load(name, threads)
+        folder = out or Path("runs") / initializer.card.name / "fixed"
+        with console.status("fixing and measuring"):
+            fixed = fix_initializer(initializer, folder)
+    backbone = fixed.learner["backbone"]
+    console.print(f"Channels of the blocks: {backbone['widths']}; with a residual convolution: {backbone['extra']}", highlight=False)
+    console.print(_table_of(fixed.name, fixed.accuracy))
+    typer.echo(folder)
 
 
 def _or_default(given: int | None, default: int) -> int:
@@ -111,11 +136,11 @@ def _load(name: str, threads: int | None) -> tuple[Initializer, bool]:
 
     if threads:
         torch.set_num_threads(threads)
-    initializer = load_initializer(_find_initializer(name))
+    initializer = load_initializer(find_initializer(name))
     return initializer, initializer.learner.kind == "classification"
 
 
-def _find_initializer(name: str) -> Path:
+def find_initializer(name: str) -> Path:
     """The folder of a bundled name, of a path, or of the `initializer` folder in a run's folder."""
     from models.artifact import CARD_FILE, list_bundled
     from models.errors import DataUnavailable
@@ -137,13 +162,14 @@ def _evaluate_with_progress(initializer: Initializer, plan: dict[str, Any], cons
         return run_evaluation(initializer, **plan, report=lambda done: progress.update(bar, completed=done))
 
 
-def _describe(initializer: Initializer, row: EvaluationRow) -> dict[str, Any]:
+def _describe(initializer: Initializer, row: EvaluationRow, data: str | None) -> dict[str, Any]:
     """The one JSON object: the row in the words of the command line, and what was measured with what."""
     figures = row.to_json()
     renamed = {"n_way": "way", "k_shot": "shot", "n_query": "query"}
     card = initializer.card
     return {
         "name": card.name,
+        "data": data or card.data,
         **{renamed.get(key, key): value for key, value in figures.items()},
         "sha256": card.sha256,
         "git_revision": card.git_revision,
@@ -164,15 +190,20 @@ def _table_of(name: str, rows: list[dict[str, Any]]) -> Table:
     for heading in ("way", "shot", "steps", "episodes", "one query at a time", "all at once"):
         table.add_column(heading, justify="right")
     for row in rows:
-        alone, together = ("accuracy", "accuracy_transductive") if "accuracy" in row else ("mse", "mse_transductive")
-        digits, unit = (2, " %") if alone == "accuracy" else (3, " MSE")
-        figures = (f"{row[alone]:.{digits}f} ± {row['ci95']:.{digits}f}{unit}", f"{row[together]:.{digits}f}{unit}")
-        table.add_row(str(row["n_way"] or "-"), str(row["k_shot"]), str(row["steps"]), str(row["episodes"]), *figures)
+        table.add_row(str(row["n_way"] or "-"), str(row["k_shot"]), str(row["steps"]), str(row["episodes"]), *_figures_of(row))
     return table
 
 
+def _figures_of(row: dict[str, Any]) -> tuple[str, str]:
+    if "diverged_episodes" in row:
+        return f"diverged in {row['diverged_episodes']}", "-"
+    alone, together = ("accuracy", "accuracy_transductive") if "accuracy" in row else ("mse", "mse_transductive")
+    digits, unit = (2, " %") if alone == "accuracy" else (3, " MSE")
+    return f"{row[alone]:.{digits}f} ± {row['ci95']:.{digits}f}{unit}", f"{row[together]:.{digits}f}{unit}"
+
+
 @contextmanager
-def _errors_in_one_line(console: Console) -> Iterator[None]:
+def errors_in_one_line(console: Console) -> Iterator[None]:
     """What the torch library refuses ends the program with one line and exit status 1."""
     from models.errors import ModelError
 

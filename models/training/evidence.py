@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from models.artifact import Card, InputSpec
-from models.episodes import open_episodes
+from models.episodes import are_turned, open_episodes
 from models.evaluation import EvaluationPlan, measure
 from models.learner import Learner
 from models.support import Params
@@ -29,16 +29,25 @@ class Making:
 
 
 def measure_rows(recipe: Recipe, learner: Learner, params: Params) -> list[dict[str, Any]]:
-    """The accuracy table: each row the recipe asks for, on test classes and their rotations, one query at a time."""
+    """The accuracy table: each row the recipe asks for, on test classes and (Omniglot) their rotations, one query at a time."""
     if not recipe.evaluation:
         return []
     source = open_episodes(recipe.data.source, "test", rotations=True)
-    rotated = learner.kind == "classification"
+    rotated = are_turned(recipe.data.source)
     plans = [EvaluationPlan(row.k_shot, row.n_way, row.episodes, row.n_query, row.steps or None) for row in recipe.evaluation]
     return [measure(learner, params, source, plan, rotated=rotated).to_json() for plan in plans]
 
 
-def write_card(recipe: Recipe, learner: Learner, made: Making, accuracy: list[dict[str, Any]]) -> Card:
+def measure_confidence(recipe: Recipe, learner: Learner, params: Params) -> dict[str, Any]:
+    """The card's confidence; empty for a recipe that asks for no evaluation."""
+    if not recipe.evaluation:
+        return {}
+    from models.evaluation.calibration import certify_confidence  # scikit-learn takes a second to import, and is only wanted here
+
+    return certify_confidence(learner, params, recipe.data.source, recipe.limits.max_way)
+
+
+def write_card(recipe: Recipe, learner: Learner, made: Making, accuracy: list[dict[str, Any]], confidence: dict[str, Any]) -> Card:
     """The card of freshly trained weights, but for what `save_initializer` adds."""
     return Card(
         name=recipe.name,
@@ -57,10 +66,11 @@ def write_card(recipe: Recipe, learner: Learner, made: Making, accuracy: list[di
         torch_version=str(torch.__version__),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         accuracy=accuracy,
+        confidence=confidence,
     )
 
 
 def _describe_input(shape: tuple[int, ...]) -> InputSpec:
     if len(shape) == 3:
-        return InputSpec("image", shape, "bright", (0.0, 1.0))
+        return InputSpec("image", shape, "bright" if shape[0] == 1 else None, (0.0, 1.0))
     return InputSpec("vector", shape, None, None)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from models.backbones import Penalised
 from models.episodes import EpisodeBatch, EpisodeSource
 from models.errors import CheckpointCorrupt, InvalidRecipe
-from models.learner import Learner
+from models.learner import HasMetaLoss, Learner
+from models.methods.objectives import query_loss
 from models.support import Params
+from models.training.init_from import BODY
 from models.training.recipe import OuterRecipe, Recipe
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -39,8 +41,8 @@ class OuterLoop:
         for group in self._adam.param_groups:
             group["lr"] = learning_rate_at(outer, self.step)
         self._adam.zero_grad()
-        loss, accuracy = meta_loss(self._learner, self.params, batch)
-        torch.autograd.backward(loss)
+        loss, accuracy = meta_loss(self._learner, self.params, batch, self.step / outer.meta_steps)
+        torch.autograd.backward(loss + self._cost())
         torch.nn.utils.clip_grad_norm_(self.params.values(), outer.clip_norm)
         self._check_finite(loss)
         self._adam.step()
@@ -83,6 +85,13 @@ class OuterLoop:
         batch = self._source.draw(shapes[chosen].shape, self.generator)
         return batch if self._device == "cpu" else batch.to(self._device)
 
+    def _cost(self) -> Tensor | float:
+        """What the backbone's present form costs, weighed; not part of the meta-loss that is reported."""
+        weight, backbone = self._recipe.outer.cost_weight, getattr(self._learner, "backbone", None)
+        if not weight or not isinstance(backbone, Penalised):
+            return 0.0
+        return weight * backbone.cost({name.removeprefix(BODY): tensor for name, tensor in self.params.items()})
+
     def _update_average(self) -> None:
         # Early on the average forgets faster, or the random start would stay in it for thousands of steps.
         decay = min(self._recipe.outer.ema_decay, (1 + self.step) / (10 + self.step))
@@ -96,14 +105,13 @@ class OuterLoop:
             raise InvalidRecipe(f"the meta-loss became {loss.item()} at step {self.step}: {advice}; the last checkpoint is still good")
 
 
-def meta_loss(learner: Learner, params: Params, batch: EpisodeBatch) -> tuple[Tensor, float]:
-    """Mean loss on the queries after adaptation, with its graph to `params`, and the accuracy (NaN for regression)."""
+def meta_loss(learner: Learner, params: Params, batch: EpisodeBatch, progress: float = 0.0) -> tuple[Tensor, float]:
+    """The learner's own objective, or the mean loss on the queries after adaptation; with its graph to `params`, and the
+    accuracy on the queries (NaN for regression)."""
+    if isinstance(learner, HasMetaLoss):
+        return learner.meta_loss(params, batch, progress)
     adaptation = learner.adapt(params, batch.support, differentiable=True)
-    outputs = learner.predict(params, adaptation.state, batch.query_inputs)
-    if learner.kind == "regression":
-        return F.mse_loss(outputs, batch.query_targets), math.nan
-    loss = F.cross_entropy(outputs.flatten(0, 1), batch.query_targets.flatten())
-    return loss, (outputs.detach().argmax(-1) == batch.query_targets).float().mean().item()
+    return query_loss(learner.kind, learner.predict(params, adaptation.state, batch.query_inputs), batch.query_targets)
 
 
 def learning_rate_at(outer: OuterRecipe, step: int) -> float:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from models.backbones import Penalised
 from models.card import Limits
 from models.episodes import SOURCES, Augmentation, EpisodeShape
 from models.errors import InvalidOptions, InvalidRecipe
@@ -23,10 +24,16 @@ FOLDER = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Where episodes come from. `rotations`: classes turned by 90 degrees are more classes. `augment`: training only."""
+    """Where episodes come from. `rotations`: classes turned by 90 degrees are more classes (Omniglot's only).
+
+    Training only: `reflections`, classes in a mirror are more classes; `augment`, small changes of every image;
+    `hierarchy`, the share of episodes, in [0, 1], whose classes all come from one super-class.
+    """
 
     source: str
     rotations: bool = True
+    reflections: bool = False
+    hierarchy: float = 0.0
     augment: Augmentation | None = None
 
 
@@ -47,13 +54,17 @@ class EpisodeRecipe:
 
 @dataclass(frozen=True)
 class OuterRecipe:
-    """Adam with linear warm-up and cosine decay to zero. `ema_decay` 0 keeps the last weights instead of an average."""
+    """Adam with linear warm-up and cosine decay to zero. `ema_decay` 0 keeps the last weights instead of an average.
+
+    `cost_weight` times the backbone's cost is added to the meta-loss; it needs a backbone that has one (gated-conv4).
+    """
 
     meta_steps: int
     learning_rate: float
     warmup: int = 0
     clip_norm: float = 10.0
     ema_decay: float = 0.0
+    cost_weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,10 @@ class EvaluationRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A meta-training. `learner` is the spec for `models.methods.build_learner`."""
+    """A meta-training. `learner` is the spec for `models.methods.build_learner`.
+
+    init_from: the bundled initializer whose weights the training starts from, where names and shapes agree.
+    """
 
     name: str
     seed: int
@@ -92,6 +106,7 @@ class Recipe:
     validation: ValidationRecipe
     limits: Limits
     evaluation: tuple[EvaluationRecipe, ...] = field(default_factory=tuple)
+    init_from: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain JSON values."""
@@ -138,6 +153,8 @@ def parse_recipe(tables: Mapping[str, Any]) -> Recipe:
 def _check_recipe(recipe: Recipe) -> None:
     if recipe.data.source not in SOURCES:
         raise InvalidRecipe(f"data.source must be one of {list(SOURCES)}, got {recipe.data.source!r}")
+    if recipe.data.hierarchy > 1:
+        raise InvalidRecipe(f"data.hierarchy must be in [0, 1], got {recipe.data.hierarchy}")
     if not recipe.episodes:
         raise InvalidRecipe("episodes must hold at least one table")
     if not recipe.outer.ema_decay < 1:
@@ -146,6 +163,8 @@ def _check_recipe(recipe: Recipe) -> None:
         learner = build_learner(recipe.learner)
     except InvalidOptions as fault:
         raise InvalidRecipe(f"learner: {fault}") from fault
+    if recipe.outer.cost_weight and not isinstance(getattr(learner, "backbone", None), Penalised):
+        raise InvalidRecipe("outer.cost_weight needs a backbone that has a cost: gated-conv4")
     if learner.kind == "classification":
         _check_ways(recipe)
 

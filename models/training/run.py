@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from models.artifact import Card, load_initializer, save_initializer
+from models.artifact import Card, load_initializer, read_card, save_initializer
 from models.episodes import EpisodeSource, open_episodes
 from models.errors import InvalidOptions, InvalidRecipe
 from models.evaluation import EvaluationPlan, measure
@@ -22,7 +22,8 @@ from models.methods import build_learner
 from models.support import Params
 from models.training.checkpoint import FILE, Checkpoint, Progress, load_checkpoint, save_checkpoint
 from models.training.display import Display
-from models.training.evidence import Making, measure_rows, write_card
+from models.training.evidence import Making, measure_confidence, measure_rows, write_card
+from models.training.init_from import find_bundled, take_params
 from models.training.log import LogRow, TrainingLog, draw_curve
 from models.training.outer_loop import OuterLoop, learning_rate_at
 from models.training.provenance import describe_command, name_recipe, read_git_revision
@@ -71,7 +72,7 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     chosen = _override(read_recipe(recipe), steps, seed)
-    command = describe_command(recipe, steps=steps, seed=seed, init_from=init_from.name if init_from else None, threads=threads)
+    command = describe_command(recipe, steps=steps, seed=seed, init_from=read_card(init_from).name if init_from else None, threads=threads)
     run = _Run(chosen, out, device, console or Console(stderr=True), command)
     if resume:
         run.resume(is_length_given=steps is not None)
@@ -122,12 +123,16 @@ class _Run:
         return self.step >= self.meta_steps
 
     def begin(self, init_from: Path | None) -> None:
-        """Starts anew. Raises InvalidOptions when the folder holds a training already."""
+        """Starts anew, from `init_from` or what the recipe names. Raises InvalidOptions when the folder holds a training already."""
         if (self._out / FILE).exists():
             raise InvalidOptions(f"{self._out} holds a training already: continue it with --resume, or choose another --out")
         params = self._learner.init(torch.Generator().manual_seed(self._recipe.seed))
+        init_from = init_from or find_bundled(self._recipe.init_from)
         if init_from is not None:
-            params = _take_params(init_from, params)
+            name = read_card(init_from).name
+            params, taken = take_params(load_initializer(init_from).params, params, name)
+            if fresh := sorted(set(params) - taken):
+                self._console.print(f"{len(taken)} tensors are taken from {read_card(init_from).name}; these start fresh: {fresh}")
         self._open(params)
         self._out.mkdir(parents=True, exist_ok=True)
 
@@ -167,13 +172,22 @@ class _Run:
         done = self._progress
         made = Making(done.best_step or self.step, done.trained_with, done.seconds, self._device, done.git_revision)
         rows = measure_rows(self._recipe, self._learner, params)
-        card = save_initializer(self._out / INITIALIZER_FOLDER, write_card(self._recipe, self._learner, made, rows), params)
+        confidence = measure_confidence(self._recipe, self._learner, params)
+        card = write_card(self._recipe, self._learner, made, rows, confidence)
+        card = save_initializer(self._out / INITIALIZER_FOLDER, card, params)
         draw_curve(self._out, self._recipe.name)
         return self._out / INITIALIZER_FOLDER, card
 
     def _open(self, params: Params) -> None:
         data = self._recipe.data
-        source = open_episodes(data.source, "train", rotations=data.rotations, augmentation=data.augment)
+        source = open_episodes(
+            data.source,
+            "train",
+            rotations=data.rotations,
+            reflections=data.reflections,
+            augmentation=data.augment,
+            hierarchy=data.hierarchy,
+        )
         if source.kind != self._learner.kind or source.input_shape != self._learner.input_shape:
             found = f"{self._learner.kind} of {self._learner.input_shape}"
             raise InvalidRecipe(f"learner must do {source.kind} of {source.input_shape}, as {data.source} asks; got {found}")
@@ -200,7 +214,8 @@ class _Run:
         result = measure(self._learner, self._loop.average, self._validation_source, plan, rotated=self._recipe.data.rotations)
         figure = result.accuracy if result.accuracy is not None else result.mse
         if figure is None:
-            raise RuntimeError("an evaluation has an accuracy or an error. This is a bug.")
+            advice = "lower learner.inner_lr or its steps; the last checkpoint is still good"
+            raise InvalidRecipe(f"the inner loop diverged in {result.diverged_episodes} of {asked.episodes} validation episodes: {advice}")
         score = figure if self._learner.kind == "classification" else -figure
         if asked.keep == "best" and (self._progress.best_score is None or score > self._progress.best_score):
             self._best = {name: tensor.clone() for name, tensor in self._loop.average.items()}
@@ -215,13 +230,6 @@ class _Run:
 
     def _count_seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
-
-
-def _take_params(folder: Path, expected: Params) -> Params:
-    params = load_initializer(folder).params
-    if {name: tensor.shape for name, tensor in params.items()} != {name: tensor.shape for name, tensor in expected.items()}:
-        raise InvalidOptions(f"{folder} has other weights than the recipe's learner; expected {sorted(expected)}, got {sorted(params)}")
-    return params
 
 
 def _check_same_training(kept: Recipe, asked: Recipe) -> None:

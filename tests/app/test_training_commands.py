@@ -63,3 +63,32 @@ def test_what_is_refused_is_told_in_one_line_with_status_1(cli: typer.Typer, arg
     assert refused.stdout == ""
     assert len(refused.stderr.splitlines()) == 1
     assert refused.stderr.startswith("Invalid") or refused.stderr.startswith("DataUnavailable")
+
+
+def test_an_initializer_is_evaluated_on_another_source(cli: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_small_omniglot(tmp_path)
+    monkeypatch.setenv("INNERLOOP_DATA_DIR", str(tmp_path))
+    recipe = write_toml(tmp_path / "recipe.toml", {**omniglot_recipe(meta_steps=1), "evaluation": []})
+    assert CliRunner().invoke(cli, ["train", str(recipe), "--out", str(tmp_path / "run")]).exit_code == 0
+    arguments = ["evaluate", str(tmp_path / "run"), "--shot", "5", "--episodes", "20", "--json", "--data"]
+    row = json.loads(CliRunner().invoke(cli, [*arguments, "digits"]).stdout)
+    assert (row["data"], row["rotated_classes"]) == ("digits", False)
+    assert row["accuracy"] > 30  # chance is 20
+    refused = CliRunner().invoke(cli, [*arguments, "sinusoid"])
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("InvalidOptions: small-omniglot does classification of (1, 28, 28)")
+
+
+def test_an_architecture_is_fixed_into_a_folder(cli: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_small_omniglot(tmp_path)
+    monkeypatch.setenv("INNERLOOP_DATA_DIR", str(tmp_path))
+    tables = omniglot_recipe(meta_steps=2)
+    tables["learner"]["backbone"] = {"kind": "gated-conv4", "filters": 8, "groups": 4}
+    assert CliRunner().invoke(cli, ["train", str(write_toml(tmp_path / "r.toml", tables)), "--out", str(tmp_path / "run")]).exit_code == 0
+    fixed = CliRunner().invoke(cli, ["fix-architecture", str(tmp_path / "run"), "--out", str(tmp_path / "fixed")])
+    assert fixed.exit_code == 0, fixed.output
+    assert fixed.stdout.strip() == str(tmp_path / "fixed")
+    assert "Channels of the blocks: [8, 8, 8, 8]; with a residual convolution: [2, 3, 4]" in fixed.stderr
+    again = CliRunner().invoke(cli, ["fix-architecture", str(tmp_path / "fixed"), "--out", str(tmp_path / "twice")])
+    assert again.exit_code == 1
+    assert again.stderr.startswith("InvalidOptions: small-omniglot has no gates to fix")
