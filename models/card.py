@@ -37,6 +37,7 @@ class Card:
     """Everything about an initializer but its weights.
 
     learner: the spec for `build_learner`; accuracy: one object per measured setting (see `models.evaluation`);
+    confidence: how to read probabilities and a score of the unknown off the logits (see `models.confidence`);
     golden: a small episode and its outputs (see `models.golden`); sha256: hex digest of the weights file.
     """
 
@@ -56,6 +57,7 @@ class Card:
     torch_version: str
     created_at: str
     accuracy: list[JsonObject] = field(default_factory=list)
+    confidence: JsonObject = field(default_factory=dict)
     golden: JsonObject = field(default_factory=dict)
     sha256: str = ""
     format_version: int = FORMAT_VERSION

@@ -14,11 +14,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from models.errors import IncompatibleState, OutOfMemory
-from models.learner import Learner
-from models.support import CLASS_PREFIX, Params, State, Support, make_support, pad_axis, split_state, stack_states, stack_supports
+from models.confidence import Confidence, calibrate
+from models.errors import IncompatibleState, InvalidOptions, OutOfMemory
+from models.learner import Explains, Learner
+from models.support import (
+    PADDED_PREFIXES,
+    Params,
+    State,
+    Support,
+    make_support,
+    pad_axis,
+    padded_prefix,
+    split_state,
+    stack_states,
+    stack_supports,
+)
+from models.task_embedding import embed_tasks
 
 T = TypeVar("T")
+PLAIN = Confidence()
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,7 @@ class AdaptedLane:
     """One task's outcome: its state (a lane axis of one) on the device and on the host, and its curve over the inner steps.
 
     accuracy is empty for regression. is_finite is False when the inner loop diverged: the state is of no use then.
+    embedding: the task as a vector on the host (see `models.task_embedding`); None when the learner has none, or it is not finite.
     """
 
     state: State
@@ -33,44 +48,88 @@ class AdaptedLane:
     loss: tuple[float, ...]
     accuracy: tuple[float, ...]
     is_finite: bool
+    embedding: Tensor | None = None
 
 
-def adapt_lanes(learner: Learner, params: Params, supports: Sequence[Support], steps: int) -> list[AdaptedLane]:
+@dataclass(frozen=True)
+class AnsweredLane:
+    """One task's answers on the CPU: probabilities (n_query, n_way) over its own classes, or values (n_query, n_out).
+
+    unknown: (n_query,) how likely each query is of no class of the task; None where the initializer has no figures for it.
+    weights: (n_query, n_support), how each support example drove each answer (see `models.learner.Explains`), where it was asked for.
+    """
+
+    values: Tensor
+    unknown: Tensor | None = None
+    weights: Tensor | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        """False when an answer is no number: the queries were far outside of what the learner can read."""
+        return bool(self.values.isfinite().all())
+
+
+def adapt_lanes(
+    learner: Learner, params: Params, supports: Sequence[Support], steps: int, start: Params | None = None
+) -> list[AdaptedLane]:
     """Adapts every support set (one lane each, on any device) in one batched inner loop on the device of `params`.
 
-    Raises OutOfMemory, InvalidOptions.
+    start: the weights that the inner loop starts from, `params` unless given. Raises OutOfMemory, InvalidOptions.
     """
     device = _device_of(params)
 
     def run() -> list[AdaptedLane]:
+        support = stack_supports(supports).to(device)
         with torch.no_grad():  # a learner turns gradients on for its own inner steps
-            adaptation = learner.adapt(params, stack_supports(supports).to(device), steps)
+            adaptation = learner.adapt(start or params, support, steps)
+        embeddings = _take_embeddings(embed_tasks(learner, params, support), support.lanes)
         loss, accuracy = adaptation.loss.cpu(), adaptation.accuracy.cpu()
         states = split_state(adaptation.state)
         host_states = states if device.type == "cpu" else split_state({name: tensor.cpu() for name, tensor in adaptation.state.items()})
-        return [_make_lane(*lane, learner.kind == "classification") for lane in zip(states, host_states, loss, accuracy, strict=True)]
+        lanes = zip(states, host_states, loss, accuracy, embeddings, strict=True)
+        return [_make_lane(*lane, learner.kind == "classification") for lane in lanes]
 
-    return _guard_memory(run, device, len(supports))
+    return guard_memory(run, device, len(supports))
 
 
-def predict_lanes(learner: Learner, params: Params, states: Sequence[State], queries: Sequence[Tensor], max_samples: int) -> list[Tensor]:
+def predict_lanes(
+    learner: Learner,
+    params: Params,
+    states: Sequence[State],
+    queries: Sequence[Tensor],
+    max_samples: int,
+    confidence: Confidence = PLAIN,
+    explained: Sequence[Support] = (),
+) -> list[AnsweredLane]:
     """Answers every task's queries (n_query, *input_shape) by its own state, in batched forwards of about `max_samples` at most.
 
-    Returns per task, on the CPU, probabilities (n_query, n_way) over its own classes, or values (n_query, n_out). Raises OutOfMemory.
+    confidence: how probabilities are read off the logits; the default is their softmax.
+    explained: every task's support set, for answers with the weights of its examples; the learner must be one that Explains.
+    Raises OutOfMemory.
     """
     device = _device_of(params)
     longest = max(len(lane) for lane in queries)
+    sizes = [len(lane) for lane in queries]
 
-    def run() -> list[Tensor]:
+    def run() -> list[AnsweredLane]:
         state = states[0] if len(states) == 1 else stack_states(states)
         padded = torch.stack([pad_axis(lane, 0, longest) for lane in queries])
         with torch.no_grad():
-            columns = torch.split(padded, max(1, max_samples // len(queries)), dim=1)
-            outputs = torch.cat([learner.predict(params, state, column.to(device)) for column in columns], dim=1)
-            answers = (outputs.softmax(-1) if learner.kind == "classification" else outputs).cpu()
-        return [_take_answers(answers[lane], len(queries[lane]), states[lane]) for lane in range(len(queries))]
+            columns = [column.to(device) for column in torch.split(padded, max(1, max_samples // len(queries)), dim=1)]
+            outputs = torch.cat([learner.predict(params, state, column) for column in columns], dim=1)
+            answers, unknown = calibrate(outputs, confidence) if learner.kind == "classification" else (outputs, None)
+            weights = _explain(learner, params, state, columns, stack_supports(explained).to(device)) if explained else None
+            answers, unknown = answers.cpu(), None if unknown is None else unknown.cpu()
+        return [
+            AnsweredLane(
+                values=_take_answers(answers[lane], n_query, states[lane]),
+                unknown=None if unknown is None else unknown[lane, :n_query].clone(),
+                weights=None if weights is None else weights[lane, :n_query, : explained[lane].inputs.shape[1]].clone(),
+            )
+            for lane, n_query in enumerate(sizes)
+        ]
 
-    return _guard_memory(run, device, len(queries))
+    return guard_memory(run, device, len(queries))
 
 
 def make_template(learner: Learner, params: Params) -> State:
@@ -99,14 +158,17 @@ def decode_state(encoded: bytes, template: State) -> State:
         raise IncompatibleState(f"the bytes are not safetensors: {fault}") from fault
     if state.keys() != template.keys():
         raise IncompatibleState(f"the tensors are {sorted(state)}, expected {sorted(template)}")
-    ways = state["class.mask"].shape[1:2] if "class.mask" in state else ()
+    masks = {prefix: state[f"{prefix}mask"] for prefix in PADDED_PREFIXES if f"{prefix}mask" in state}
+    counts = {prefix: mask.shape[1] for prefix, mask in masks.items() if mask.dim() == 2}
     for name, tensor in state.items():
-        _check_tensor(name, tensor, template[name], ways)
+        _check_tensor(name, tensor, template[name], counts)
     return state
 
 
-def _check_tensor(name: str, tensor: Tensor, model: Tensor, ways: tuple[int, ...]) -> None:
-    shape = (1, *ways, *model.shape[2:]) if name.startswith(CLASS_PREFIX) else (1, *model.shape[1:])
+def _check_tensor(name: str, tensor: Tensor, model: Tensor, counts: dict[str, int]) -> None:
+    """`counts` has how many classes and examples the state has by its masks: every padded tensor must have as many."""
+    prefix = padded_prefix(name)
+    shape = (1, counts.get(prefix, 1), *model.shape[2:]) if prefix else (1, *model.shape[1:])
     if tensor.dtype != model.dtype or tensor.shape != shape:
         found, expected = f"{tensor.dtype} {tuple(tensor.shape)}", f"{model.dtype} {shape}"
         raise IncompatibleState(f"{name} is {found}, expected {expected}")
@@ -114,10 +176,19 @@ def _check_tensor(name: str, tensor: Tensor, model: Tensor, ways: tuple[int, ...
         raise IncompatibleState(f"{name} holds numbers that are not finite")
 
 
-def _make_lane(state: State, host_state: State, loss: Tensor, accuracy: Tensor, is_classification: bool) -> AdaptedLane:
+def _make_lane(
+    state: State, host_state: State, loss: Tensor, accuracy: Tensor, embedding: Tensor | None, is_classification: bool
+) -> AdaptedLane:
     tensors = [loss, *(tensor for tensor in host_state.values() if tensor.is_floating_point())]
     is_finite = all(bool(tensor.isfinite().all()) for tensor in tensors)
-    return AdaptedLane(state, host_state, tuple(loss.tolist()), tuple(accuracy.tolist()) if is_classification else (), is_finite)
+    curve = tuple(loss.tolist()), tuple(accuracy.tolist()) if is_classification else ()
+    return AdaptedLane(state, host_state, *curve, is_finite, embedding)
+
+
+def _take_embeddings(embeddings: Tensor | None, lanes: int) -> Sequence[Tensor | None]:
+    if embeddings is None:
+        return [None] * lanes
+    return [lane.clone() if bool(lane.isfinite().all()) else None for lane in embeddings.float().cpu()]
 
 
 def _take_answers(answers: Tensor, n_query: int, state: State) -> Tensor:
@@ -125,7 +196,15 @@ def _take_answers(answers: Tensor, n_query: int, state: State) -> Tensor:
     return mine.clone()  # not a view: it would keep the whole batch's answers alive
 
 
-def _guard_memory(run: Callable[[], T], device: torch.device, lanes: int) -> T:
+def _explain(learner: Learner, params: Params, state: State, columns: Sequence[Tensor], support: Support) -> Tensor:
+    """(lanes, n_query, n_support) of queries that come in columns (lanes, n, *input_shape); of a class that was the answer's own."""
+    if not isinstance(learner, Explains):
+        raise InvalidOptions("this learner cannot say which support examples drove an answer")
+    return torch.cat([learner.explain(params, state, support, column) for column in columns], dim=1).cpu()
+
+
+def guard_memory(run: Callable[[], T], device: torch.device, lanes: int) -> T:
+    """The result of `run`; OutOfMemory, with the device's memory given back, where there was no room for it."""
     try:
         return run()
     except torch.OutOfMemoryError:

@@ -17,6 +17,8 @@ from models.learner import Learner
 from models.support import Params, State
 
 Z_95 = 1.96
+MAX_REPEATED_BYTES = 2**26
+"""Of a state that is copied for each query of an evaluation: 64 MB."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class EvaluationRow:
     `ci95` is half the width of the interval of `accuracy` (of `mse` for regression): 1.96 standard deviations of the
     episodes over the root of their number. `accuracy` and `mse` come from forwards that see one query of each task;
     the transductive figures from forwards that see all queries of a task. n_query is per class (in all, for regression).
+    diverged_episodes: in how many the inner loop ended in numbers that are not finite, if any; there is no mean then.
     """
 
     split: Split
@@ -36,8 +39,9 @@ class EvaluationRow:
     steps: int
     seed: int
     rotated_classes: bool
-    ci95: float
     seconds: float
+    ci95: float | None = None
+    diverged_episodes: int | None = None
     accuracy: float | None = None
     accuracy_transductive: float | None = None
     mse: float | None = None
@@ -77,7 +81,9 @@ def measure(
     is_class = learner.kind == "classification"
     scale = 100.0 if is_class else 1.0
     names = ("accuracy", "accuracy_transductive") if is_class else ("mse", "mse_transductive")
+    diverged = int((~alone.isfinite()).sum())
     figures = {names[0]: scale * alone.mean().item(), names[1]: scale * together.mean().item()}
+    figures["ci95"] = scale * Z_95 * alone.std().item() / math.sqrt(plan.episodes)
     return EvaluationRow(
         split=plan.split,
         n_way=plan.n_way,
@@ -87,9 +93,9 @@ def measure(
         steps=learner.default_steps if plan.steps is None else plan.steps,
         seed=plan.seed,
         rotated_classes=rotated,
-        ci95=round(scale * Z_95 * alone.std().item() / math.sqrt(plan.episodes), 4),
         seconds=round(time.perf_counter() - started, 2),
-        **{name: round(value, 4) for name, value in figures.items()},
+        diverged_episodes=diverged or None,
+        **({} if diverged else {name: round(value, 4) for name, value in figures.items()}),
     )
 
 
@@ -114,12 +120,24 @@ def _score_episodes(
 
 
 def predict_one_by_one(learner: Learner, params: Params, state: State, queries: Tensor) -> Tensor:
-    """The outputs of forwards that each see a single query of each lane, (lanes, n_query, ...)."""
-    return torch.cat([learner.predict(params, state, queries[:, i : i + 1]) for i in range(queries.shape[1])], dim=1)
+    """The outputs of forwards in which no lane sees more than a single query, (lanes, n_query, ...).
+
+    A small state is repeated, a lane for each query, and all go in a few forwards; a large one answers query after query.
+    """
+    lanes, n_query = queries.shape[:2]
+    repeats = max(1, min(n_query, MAX_REPEATED_BYTES // max(1, sum(tensor.nbytes for tensor in state.values()))))
+    columns = []
+    for column in torch.split(queries, repeats, dim=1):
+        n = column.shape[1]
+        repeated = {name: tensor.repeat_interleave(n, dim=0) for name, tensor in state.items()} if n > 1 else state
+        answers = learner.predict(params, repeated, column.reshape(lanes * n, 1, *queries.shape[2:]))
+        columns.append(answers.reshape(lanes, n, *answers.shape[2:]))
+    return torch.cat(columns, dim=1)
 
 
 def _score(learner: Learner, outputs: Tensor, batch: EpisodeBatch) -> Tensor:
-    """Share of right answers, or mean squared error, of each lane: (lanes,)."""
+    """Share of right answers, or mean squared error, of each lane: (lanes,); NaN for a lane with answers that are not numbers."""
     if learner.kind == "regression":
         return (outputs - batch.query_targets).square().flatten(1).mean(1)
-    return (outputs.argmax(-1) == batch.query_targets).float().mean(1)
+    hits = (outputs.argmax(-1) == batch.query_targets).float().mean(1)
+    return hits.where(~outputs.isnan().flatten(1).any(1), torch.nan)

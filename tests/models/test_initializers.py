@@ -12,10 +12,12 @@ from models.episodes.location import find_data_folder
 from models.evaluation import evaluate
 from models.support import Support, split_state, stack_supports
 
-BARS = {"omniglot-protonet": 98.0, "omniglot-maml": 96.5}
-"""Percent on 5-way 1-shot test classes, one query at a time."""
-SINUSOID_BAR = 0.35
-"""Mean squared error with 10 shots after 5 steps."""
+BARS = {"omniglot-protonet": 98.5, "omniglot-maml": 97.5}
+"""Percent on 5-way 1-shot test classes, one query at a time; the others have that of their data."""
+BARS_BY_DATA = {"omniglot": 95.0, "icons": 60.0, "emoji": 40.0}
+FILES = {"omniglot": "omniglot.npz", "icons": "icons28.npz", "emoji": "emoji_styles32.npz"}
+SINUSOID_BAR = 0.9
+"""Mean squared error with 5 shots: what Li et al. 2017 publish for Meta-SGD after one step."""
 
 
 @pytest.fixture(scope="module", params=list_bundled(), ids=lambda folder: folder.name)
@@ -47,30 +49,41 @@ def answer(initializer: Initializer, support: Support, queries: Tensor) -> Tenso
     return outputs if initializer.learner.kind == "regression" else outputs.softmax(-1)
 
 
-def test_the_three_initializers_are_bundled() -> None:
-    assert {folder.name for folder in list_bundled()} == {*BARS, "sinusoid-maml"}
+def test_the_initializers_of_the_first_release_are_bundled() -> None:
+    assert {folder.name for folder in list_bundled()} >= {*BARS, "sinusoid-maml"}
 
 
 def test_cards_claim_what_was_asked_for(initializer: Initializer) -> None:
-    rows = initializer.card.accuracy
+    card, rows = initializer.card, initializer.card.accuracy
+    assert rows
     assert all(row["split"] == "test" and row["episodes"] >= 1000 for row in rows)
-    if initializer.card.name in BARS:
+    if initializer.learner.kind == "classification":
         [row] = [row for row in rows if (row["n_way"], row["k_shot"]) == (5, 1)]
-        assert row["accuracy"] >= BARS[initializer.card.name]
+        assert row["accuracy"] >= BARS.get(card.name, BARS_BY_DATA[card.data])
     else:
-        [row] = [row for row in rows if (row["k_shot"], row["steps"]) == (10, 5)]
-        assert row["mse"] <= SINUSOID_BAR
+        assert min(row["mse"] for row in rows if row["k_shot"] == 5) <= SINUSOID_BAR
+
+
+def test_maml_beats_the_published_sinusoids_after_each_number_of_steps() -> None:
+    """0.67 / 0.38 / 0.35 after 1 / 5 / 10 steps with 5 shots (Finn et al. 2017, appendix C)."""
+    [folder] = [folder for folder in list_bundled() if folder.name == "sinusoid-maml"]
+    figures = {row["steps"]: row["mse"] for row in load_initializer(folder).card.accuracy if row["k_shot"] == 5}
+    assert figures[1] <= 0.67
+    assert figures[5] <= 0.38
+    assert figures[10] <= 0.35
 
 
 def test_a_fresh_measurement_agrees_with_the_card(initializer: Initializer) -> None:
     """On other episodes than the card's; five standard errors apart would be another initializer."""
     rows = [row for row in initializer.card.accuracy if row["n_way"] in (0, 5)]
     claimed = rows[0]
-    path = find_data_folder() / "omniglot.npz"
-    if initializer.card.data == "omniglot" and not path.exists():
+    path = find_data_folder() / FILES.get(initializer.card.data, "")
+    if not path.exists():
         pytest.skip(f"SKIPPED-DATA: {path} is not there")
-    row = evaluate(initializer, n_way=claimed["n_way"], k_shot=claimed["k_shot"], episodes=100, n_query=claimed["n_query"], seed=77)
+    setting = {key: claimed[key] for key in ("n_way", "k_shot", "n_query", "steps")}
+    row = evaluate(initializer, **setting, episodes=100, seed=77)
     name = "accuracy" if row.accuracy is not None else "mse"
+    assert row.ci95 is not None
     assert abs(getattr(row, name) - claimed[name]) < 5 / 1.96 * (row.ci95 + claimed["ci95"])
 
 

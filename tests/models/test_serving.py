@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from models.errors import IncompatibleState, OutOfMemory
+from models.errors import IncompatibleState, InvalidOptions, OutOfMemory
 from models.methods import build_learner
 from models.serving import adapt_lanes, decode_state, encode_state, make_template, predict_lanes
 from models.support import Params, State, Support, make_support
@@ -39,13 +41,13 @@ def test_every_lane_keeps_its_own_number_of_classes(params: Params) -> None:
     assert [lane.state["class.mask"].shape for lane in lanes] == [(1, 2), (1, 5)]
     assert all(lane.is_finite and len(lane.loss) == len(lane.accuracy) == 3 for lane in lanes)
     answers = predict_lanes(LEARNER, params, [lane.state for lane in lanes], [torch.rand(4, 1, 16, 16), torch.rand(1, 1, 16, 16)], 100)
-    assert [lane.shape for lane in answers] == [(4, 2), (1, 5)]
+    assert [lane.values.shape for lane in answers] == [(4, 2), (1, 5)]
 
 
 def test_answers_do_not_depend_on_how_the_queries_are_split(params: Params, state: State) -> None:
     queries = torch.rand(20, 1, 16, 16)
     [whole], [pieces] = (predict_lanes(LEARNER, params, [state], [queries], size) for size in (100, 3))
-    torch.testing.assert_close(whole, pieces, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(whole.values, pieces.values, rtol=1e-5, atol=1e-5)
 
 
 def test_a_lane_that_diverges_is_marked_and_the_others_are_not(params: Params) -> None:
@@ -68,6 +70,36 @@ def test_bytes_of_another_learner_say_what_was_expected(params: Params, state: S
         decode_state(encode_state({**state, "class.bias": state["class.bias"][:, :2]}), template)
 
 
+def make_example_state(n_way: int, n_support: int) -> State:
+    return {
+        "class.mask": torch.ones(1, n_way, dtype=torch.bool),
+        "example.mask": torch.ones(1, n_support, dtype=torch.bool),
+        "example.feature": torch.rand(1, n_support, 4),
+    }
+
+
+def test_a_state_with_rows_of_examples_may_have_any_number_of_them() -> None:
+    state = make_example_state(3, 7)
+    decoded = decode_state(encode_state(state), template=make_example_state(2, 2))
+    assert all(torch.equal(decoded[name], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "words"),
+    [
+        ("example.feature", torch.rand(1, 6, 4), r"example.feature is .* \(1, 6, 4\), expected .* \(1, 7, 4\)"),
+        ("example.feature", torch.rand(1, 7, 5), r"example.feature is .* \(1, 7, 5\), expected .* \(1, 7, 4\)"),
+        ("example.mask", torch.ones(2, 7, dtype=torch.bool), r"example.mask is .* \(2, 7\), expected .* \(1, 7\)"),
+        ("example.mask", torch.ones(1, dtype=torch.bool), "expected"),
+        ("example.feature", torch.full((1, 7, 4), torch.nan), "not finite"),
+    ],
+)
+def test_rows_of_examples_that_do_not_fit_are_refused(name: str, tensor: torch.Tensor, words: str) -> None:
+    encoded = encode_state({**make_example_state(3, 7), name: tensor})
+    with pytest.raises(IncompatibleState, match=words):
+        decode_state(encoded, template=make_example_state(2, 2))
+
+
 def test_a_device_without_room_says_so(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -75,3 +107,32 @@ def test_a_device_without_room_says_so(params: Params, monkeypatch: pytest.Monke
     monkeypatch.setattr(type(LEARNER), "adapt", refuse)
     with pytest.raises(OutOfMemory, match="2 lanes"):
         adapt_lanes(LEARNER, params, [make_task(2, 1), make_task(2, 1)], 1)
+
+
+def test_answers_are_explained_by_each_tasks_own_examples_as_they_are_alone(params: Params) -> None:
+    tasks = [make_task(2, 3), make_task(5, 1)]
+    states = [lane.state for lane in adapt_lanes(LEARNER, params, tasks, 2)]
+    queries = [torch.rand(4, 1, 16, 16), torch.rand(1, 1, 16, 16)]
+    together = predict_lanes(LEARNER, params, states, queries, 6, explained=tasks)
+    assert [lane.weights.shape for lane in together if lane.weights is not None] == [(4, 6), (1, 5)]
+    for index, lane in enumerate(together):
+        [alone] = predict_lanes(LEARNER, params, [states[index]], [queries[index]], 100, explained=[tasks[index]])
+        assert lane.weights is not None
+        assert alone.weights is not None
+        torch.testing.assert_close(lane.weights, alone.weights, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(lane.weights.abs().sum(1), torch.ones(len(queries[index])))
+
+
+class Silent:
+    """A learner that answers and explains nothing."""
+
+    kind = "classification"
+    predict = staticmethod(LEARNER.predict)
+
+
+def test_a_learner_that_explains_nothing_is_not_asked_to(params: Params, state: State) -> None:
+    silent: Any = Silent()
+    queries = [torch.rand(1, 1, 16, 16)]
+    assert predict_lanes(silent, params, [state], queries, 100)[0].weights is None
+    with pytest.raises(InvalidOptions, match="cannot say"):
+        predict_lanes(silent, params, [state], queries, 100, explained=[make_task(3, 1)])

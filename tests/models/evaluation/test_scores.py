@@ -132,3 +132,13 @@ def test_progress_is_told_after_every_batch() -> None:
     told: list[int] = []
     measure(Nearest(), {"unused": torch.zeros(1)}, noisy_classes(), plan(episodes=50, batch=20), rotated=False, report=told.append)
     assert told == [20, 40, 50]
+
+
+def test_an_inner_loop_that_diverges_is_counted_and_gives_no_mean() -> None:
+    learner = build_learner(
+        {"method": "maml", "kind": "regression", "input_shape": [1], "inner_lr": 1e6, "backbone": {"kind": "mlp", "hidden": [8]}}
+    )
+    params = learner.init(torch.Generator().manual_seed(0))
+    row = measure(learner, params, Sinusoid(), EvaluationPlan(k_shot=5, episodes=4, n_query=3, steps=20), rotated=False)
+    assert row.diverged_episodes == 4
+    assert row.to_json().keys().isdisjoint({"mse", "mse_transductive", "ci95"})

@@ -1,0 +1,128 @@
+"""An initializer on its device, arrays in and arrays out: what a server holds of each version, and the work it does with it.
+
+Nothing here knows a service; `models.serving` has the batches underneath. Everything blocks; call it from the thread that owns the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.confidence import Confidence, parse_confidence
+from models.holdout import HeldOutScore, score_support_set
+from models.learner import Embeds, Explains, Learner, Restarts
+from models.serving import PLAIN, AdaptedLane, AnsweredLane, adapt_lanes, decode_state, guard_memory, make_template, predict_lanes
+from models.support import Params, State, Support, make_support
+from models.warm_start import StartTrial, decode_params, try_start
+
+Array = npt.NDArray[Any]
+Ability = Literal["embed", "explain", "restart"]
+ABILITIES: dict[Ability, type[Any]] = {"embed": Embeds, "explain": Explains, "restart": Restarts}
+
+
+class Loaded(Protocol):
+    """A verified initializer with its tensors on the CPU; `models.artifact.Initializer` is one."""
+
+    @property
+    def learner(self) -> Learner: ...
+
+    @property
+    def params(self) -> Params: ...
+
+
+class Examples(Protocol):
+    """One task's labelled examples as arrays.
+
+    inputs (n_support, *input_shape); targets (n_support,) class index, or (n_support, n_out) for regression, where n_way is 0.
+    """
+
+    @property
+    def inputs(self) -> Array: ...
+
+    @property
+    def targets(self) -> Array: ...
+
+    @property
+    def n_way(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A learner and its meta-parameters on a device; `template` says what its adapted states look like."""
+
+    learner: Learner
+    params: Params
+    template: State
+    confidence: Confidence = PLAIN
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """What the learner can do besides adapting and predicting."""
+        return frozenset(name for name, protocol in ABILITIES.items() if isinstance(self.learner, protocol))
+
+    def adapt(self, tasks: Sequence[Examples], steps: int, start: bytes | None = None) -> list[AdaptedLane]:
+        """Every task's adapted state, in one batched inner loop, from the weights in `start` (see `try_start`) or the usual ones.
+
+        Raises InvalidSupport, InvalidOptions, IncompatibleState, OutOfMemory.
+        """
+        weights = None if start is None else decode_params(start, self.params)
+        return adapt_lanes(self.learner, self.params, [to_support(task) for task in tasks], steps, weights)
+
+    def try_start(self, task: Examples, state: bytes, fresh: Sequence[bool], steps: int) -> StartTrial:
+        """The usual start beside that from another task's state, see `models.warm_start`. Raises IncompatibleState, InvalidOptions."""
+        support = to_support(task).to(next(iter(self.params.values())).device)
+        return try_start(self.learner, self.params, self.restore(state), support, fresh, steps, self.confidence)
+
+    def score_held_out(self, task: Examples, steps: int, max_samples: int) -> HeldOutScore:
+        """How well a task is adapted to, by what it answers for the examples left out, see `models.holdout`. Raises OutOfMemory."""
+        device = next(iter(self.params.values())).device
+        support = to_support(task).to(device)
+
+        def run() -> HeldOutScore:
+            return score_support_set(self.learner, self.params, support, steps, self.confidence, max_samples)
+
+        return guard_memory(run, device, 1)
+
+    def predict(
+        self, states: Sequence[State], queries: Sequence[Array], max_samples: int, explained: Sequence[Examples] = ()
+    ) -> list[AnsweredLane]:
+        """Every task's answers by its own state, in batched forwards of about `max_samples` at most; with `explained`, every task's
+        support set, also how its examples drove them. Raises OutOfMemory, InvalidOptions when the learner cannot explain."""
+        lanes = [torch.from_numpy(_own_float32(lane)) for lane in queries]
+        return predict_lanes(
+            self.learner, self.params, states, lanes, max_samples, self.confidence, [to_support(task) for task in explained]
+        )
+
+    def restore(self, encoded: bytes) -> State:
+        """A state on the device from its bytes. Raises IncompatibleState."""
+        return _to_device(decode_state(encoded, self.template), next(iter(self.params.values())).device)
+
+
+def install(loaded: Loaded, device: torch.device, confidence: Mapping[str, Any] | None = None) -> Installed:
+    """The initializer on `device`, warmed up by one small adaptation; confidence: the section of its card. Raises CheckpointCorrupt."""
+    params = _to_device(loaded.params, device)
+    return Installed(loaded.learner, params, make_template(loaded.learner, params), parse_confidence(confidence or {}))
+
+
+def to_support(task: Examples) -> Support:
+    """One lane, of copies: arrays decoded from a request may be read-only, and a tensor over them would not be. Raises InvalidSupport."""
+    targets = torch.from_numpy(np.array(task.targets, dtype=np.int64 if task.n_way else np.float32))
+    return make_support(torch.from_numpy(_own_float32(task.inputs)), targets, task.n_way)
+
+
+def count_bytes(state: State) -> int:
+    """Bytes of a state's tensors."""
+    return sum(tensor.nbytes for tensor in state.values())
+
+
+def _own_float32(array: Array) -> Array:
+    return np.array(array, dtype=np.float32, order="C")
+
+
+def _to_device(tensors: Params, device: torch.device) -> Params:
+    return {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -1,0 +1,44 @@
+"""A task as one vector: the mean and the standard deviation of its support set's features, blind to the labels.
+
+The Euclidean distance of two such vectors is the 2-Wasserstein distance of the two normal distributions with these means and diagonal
+covariances (Dowson & Landau 1982; Peyre & Cuturi 2019, arXiv:1803.00567, remark 2.31). Like Task2Vec (Achille et al. 2019,
+arXiv:1902.03545) it does not depend on which classes there are nor on their order, and it costs one forward instead of a Fisher matrix.
+For regression the labels are what tasks differ in, so the mean of feature times target is a third part; with it the distance is
+Euclidean and no longer Wasserstein's alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from models.learner import Embeds, Learner
+from models.support import Params, Support
+
+
+def embed_tasks(learner: Learner, params: Params, support: Support) -> Tensor | None:
+    """(lanes, n_parts * d): centre, spread, and for regression feature x target per output; None when the learner embeds nothing.
+
+    Every number is divided by sqrt(d), the width of the features: so a distance is a root mean square over features, and those of
+    initializers of different width are of the same order. Padding changes nothing. One forward; no graph is kept.
+    """
+    if not isinstance(learner, Embeds):
+        return None
+    with torch.no_grad():
+        return describe_features(learner.embed(params, support.inputs), support)
+
+
+def describe_features(features: Tensor, support: Support) -> Tensor:
+    """(lanes, n_parts * d) of features (lanes, n_support, d), over the real examples of each lane."""
+    mask = support.mask.to(features.dtype)
+    weights = (mask / mask.sum(1, keepdim=True)).unsqueeze(2)  # (lanes, n_support, 1)
+    features = features.where(support.mask.unsqueeze(2), 0)
+    centre = (features * weights).sum(1)
+    spread = ((features - centre.unsqueeze(1)).square() * weights).sum(1).sqrt()
+    parts = [centre, spread]
+    if support.max_way == 0:
+        targets = support.targets.to(features.dtype).where(support.mask.unsqueeze(2), 0)
+        parts.append(torch.einsum("lnd,lno->lod", features * weights, targets).flatten(1))
+    return torch.cat(parts, 1) / math.sqrt(features.shape[2])

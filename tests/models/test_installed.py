@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from models.errors import IncompatibleState, InvalidSupport
+from models.installed import Installed, count_bytes, install
+from models.learner import Learner
+from models.methods import build_learner
+from models.serving import encode_state
+from models.support import Params
+
+SPEC = {"method": "maml", "kind": "classification", "input_shape": [6], "backbone": {"kind": "mlp", "hidden": [16, 8]}}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Labelled arrays, as a server decodes them."""
+
+    inputs: npt.NDArray[np.float32]
+    targets: npt.NDArray[np.int64]
+    n_way: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    learner: Learner
+    params: Params
+
+
+def make_task(seed: int, n_way: int = 3, shots: int = 2) -> Task:
+    inputs = np.random.default_rng(seed).random((n_way * shots, 6), dtype=np.float32)
+    return Task(inputs, np.repeat(np.arange(n_way), shots), n_way)
+
+
+@pytest.fixture
+def installed() -> Installed:
+    learner = build_learner(SPEC)
+    return install(Loaded(learner, learner.init(torch.Generator().manual_seed(0))), torch.device("cpu"))
+
+
+def test_arrays_go_in_and_each_task_answers_for_its_own_classes(installed: Installed) -> None:
+    lanes = installed.adapt([make_task(1), make_task(2, n_way=5)], 2)
+    queries = [make_task(1).inputs, make_task(2).inputs[:1]]
+    answers = installed.predict([lane.state for lane in lanes], queries, 100)
+    assert [tuple(lane.values.shape) for lane in answers] == [(6, 3), (1, 5)]
+    assert all(lane.is_finite for lane in answers)
+
+
+def test_adapting_leaves_the_arrays_of_the_caller_alone_also_read_only_ones(installed: Installed) -> None:
+    task = make_task(1)
+    before = task.inputs.copy()
+    task.inputs.flags.writeable = False
+    task.targets.flags.writeable = False
+    installed.adapt([task], 2)
+    np.testing.assert_array_equal(task.inputs, before)
+
+
+def test_a_restored_state_answers_as_the_one_it_was_made_from(installed: Installed) -> None:
+    [lane] = installed.adapt([make_task(1)], 2)
+    restored = installed.restore(encode_state(lane.host_state))
+    first, second = (installed.predict([state], [make_task(9).inputs], 100)[0].values for state in (lane.state, restored))
+    assert torch.equal(first, second)
+    assert count_bytes(restored) == count_bytes(lane.state) > 0
+
+
+def test_what_does_not_fit_is_refused(installed: Installed) -> None:
+    with pytest.raises(InvalidSupport, match=r"\[3\]"):
+        installed.adapt([replace(make_task(1), n_way=4)], 2)
+    with pytest.raises(IncompatibleState):
+        installed.restore(b"not a state")
