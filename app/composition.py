@@ -28,6 +28,7 @@ from app.services.adaptations import AdaptationService
 from app.services.initializers import InitializerService
 from app.services.keys import KeyService
 from app.services.predictions import PredictionService
+from app.services.similarity import SimilarityService
 from app.services.tasks import TaskService
 from app.settings import Settings
 
@@ -52,6 +53,7 @@ class Services:
     adaptations: AdaptationService
     predictions: PredictionService
     keys: KeyService
+    similarity: SimilarityService
 
 
 @asynccontextmanager
@@ -112,6 +114,7 @@ def _wire(settings: Settings, database: Database, cache: StateCache, signals: Si
         adaptations=AdaptationService(database, cache, signals, engine, queue, initializers, settings),
         predictions=PredictionService(database, cache, engine, queue, initializers, settings),
         keys=KeyService(database),
+        similarity=SimilarityService(database, initializers),
     )
 
 

@@ -16,6 +16,9 @@ Label = str | float
 """A class name, or a number for regression."""
 
 Scope = Literal["user", "admin"]
+Ability = Literal["embed", "explain", "restart"]
+"""What a learner may be able to do besides adapting and predicting: see `models.learner`."""
+
 T = TypeVar("T")
 
 
@@ -88,6 +91,7 @@ class TaskOptions:
     """Choices of the client for the inner loop; None means the initializer's own default."""
 
     steps: int | None = None
+    warm_start: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class AdaptJob:
     """What the engine needs for one lane: arrays only.
 
     inputs (n_support, *input shape) float32; targets (n_support,) int64 class index, or (n_support, n_out) float32
-    for regression, where n_way is 0.
+    for regression, where n_way is 0. start: the weights to start from, safetensors bytes; None is the initializer's own.
     """
 
     key: StateKey
@@ -115,6 +119,7 @@ class AdaptJob:
     targets: Array
     n_way: int
     steps: int
+    start: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -129,12 +134,26 @@ class Phases:
 
 @dataclass(frozen=True)
 class Adapted:
-    """The outcome of one lane: safetensors bytes, and the support loss and accuracy before each step and after the last."""
+    """The outcome of one lane: safetensors bytes, and the support loss and accuracy before each step and after the last.
+
+    embedding: the task as a vector, float32; None when the learner embeds nothing.
+    """
 
     state: bytes
     loss: tuple[float, ...]
     accuracy: tuple[float, ...]
     phases: Phases
+    embedding: Array | None = None
+
+
+@dataclass(frozen=True)
+class StartTrial:
+    """Weights to start from, as safetensors bytes, and the held-out loss from the usual start and from these; NaN when n_held_out is 0."""
+
+    start: bytes
+    cold: float
+    warm: float
+    n_held_out: int
 
 
 @dataclass(frozen=True)
@@ -142,10 +161,14 @@ class Answers:
     """Predictions for some queries, in their order.
 
     values: (n_query, n_way) probabilities in the order of `SupportSet.classes`, or (n_query, n_out) for regression.
+    unknown: (n_query,) how likely each query is of no class of the task; None where the initializer has no figures for it.
+    weights: (n_query, n_support) signed, how each support example drove each answer; only where it was asked for.
     """
 
     values: Array
     phases: Phases
+    unknown: Array | None = None
+    weights: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +177,17 @@ class Caller:
 
     key_id: str
     scopes: frozenset[Scope]
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What became of the wish to start from a similar task's weights: which task, the held-out losses, and why it was kept or not."""
+
+    kept: bool
+    reason: str
+    from_task: str | None = None
+    cold: float | None = None
+    warm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +211,8 @@ class Adaptation:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     error_code: str | None = None
     error_detail: str | None = None
+    warm_start: WarmStart | None = None
+    selection: Mapping[str, Any] | None = None  # what `auto` tried and chose, see `app.services.choosing`; None for a named initializer
 
 
 @dataclass(frozen=True)
@@ -195,12 +231,27 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """A support example that drove an answer: its index in the support set of the serving revision, and its signed weight."""
+
+    index: int
+    label: Label
+    weight: float
+
+
+@dataclass(frozen=True)
 class Prediction:
-    """One answer: the label, each label's probability (or the value, for regression)."""
+    """One answer: the label, each label's probability (or the value, for regression).
+
+    unknown: how likely the query is of no class of the task, in [0, 1]; None where the initializer cannot say.
+    explanation: the support examples of largest weight, largest first; None unless it was asked for.
+    """
 
     label: Label
     probabilities: Mapping[str, float] | None = None
     value: Sequence[float] | None = None
+    unknown: float | None = None
+    explanation: tuple[Evidence, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@
     - BodyTooLarge 413 body_too_large
   + Unauthenticated 401 unauthenticated | Forbidden 403 forbidden
   + NotFound 404                        task_not_found, initializer_not_found, not_found
-  + Conflict 409                        task_not_ready, adaptation_failed, initializer_rejected
+  + Conflict 409                        task_not_ready, task_not_embedded, adaptation_failed, not_supported (by the learner)
   + Overloaded 503 overloaded           the queue is full (retry)
   + Draining 503 draining               the process is shutting down (retry)
   + Unavailable 503                     database_unavailable, redis_unavailable (retry)

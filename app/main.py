@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from app import telemetry
-from app.api import admin, health, initializers, predictions, support, tasks
+from app.api import admin, health, initializers, predictions, similar, support, tasks
 from app.api.deps import Door, Ping
 from app.api.middleware import Admission, BodyLimit, DrainGate, RequestContext
 from app.api.openapi import install_openapi
@@ -47,7 +47,7 @@ def create_app(settings: Settings, role: Literal["all", "api"] = "all") -> FastA
         lifespan=lambda app: _lifespan(app, settings, role, gate),
         redirect_slashes=False,
     )
-    for resource in (tasks, support, predictions, initializers, admin, health):
+    for resource in (tasks, support, predictions, similar, initializers, admin, health):
         app.include_router(resource.router)
     install_problem_handlers(app)
     install_openapi(app)
@@ -63,11 +63,24 @@ async def _lifespan(app: FastAPI, settings: Settings, role: Literal["all", "api"
     async with build_services(settings) as services:
         pings = _pings(services)
         async with _worker_beside(services, pings) if role == "all" else contextlib.nullcontext():
-            app.state.door = Door(settings, services.tasks, services.predictions, services.initializers, services.keys, pings, gate)
+            app.state.door = _make_door(settings, services, pings, gate)
             try:
                 yield
             finally:
                 gate.close()
+
+
+def _make_door(settings: Settings, services: Services, pings: dict[str, Ping], gate: DrainGate) -> Door:
+    return Door(
+        settings=settings,
+        tasks=services.tasks,
+        predictions=services.predictions,
+        initializers=services.initializers,
+        keys=services.keys,
+        similarity=services.similarity,
+        pings=pings,
+        gate=gate,
+    )
 
 
 def _pings(services: Services) -> dict[str, Ping]:

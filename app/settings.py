@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     max_queries: int = Field(1000, gt=0, description="Queries in one request.")
     max_wait_s: float = Field(30.0, ge=0, description="The longest `Prefer: wait` that is honoured.")
     default_ttl_s: int = Field(7 * 86400, gt=0, description="A task without ttl_s is kept this long.")
+    auto_budget_ms: float = Field(500.0, ge=0, description="How long `initializer: auto` may go on trying; 0 takes the best card.")
     max_ttl_s: int = Field(90 * 86400, gt=0, description="The longest ttl_s a client may ask for.")
 
     max_lanes: int = Field(64, gt=0, description="Lanes of one batched inner loop or forward.")

@@ -8,8 +8,9 @@ from app.api.bodies import read_json
 from app.api.deps import AdminDep, DoorDep, InitializerPath, KeyId
 from app.api.openapi import SECURED, request_body
 from app.api.problems import COMMON, problems
+from app.api.request_schemas import KeyRequest, ReloadRequest
 from app.api.responses import json_response, key_json, reload_json
-from app.api.schemas import KeyList, KeyRequest, NewKeyJson, ReloadJson, ReloadRequest
+from app.api.schemas import KeyList, NewKeyJson, ReloadJson
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
 

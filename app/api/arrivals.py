@@ -14,10 +14,12 @@ from fastapi import Request
 from app.api import bodies, multipart
 from app.api.decode import Place, decode_image_files, decode_inputs, decode_npy
 from app.api.deps import Door
-from app.api.schemas import OptionsJson, PredictionsRequest, SupportJson, SupportRequest, TaskRequest
-from app.domain import Array, InitializerInfo, InputSpec, Label, SupportSet, TaskOptions
+from app.api.request_schemas import OptionsJson, PredictionsRequest, SupportJson, SupportRequest, TaskRequest
+from app.domain import Array, InputSpec, Label, SupportSet, TaskOptions
 from app.errors import InvalidBody, InvalidQuery, InvalidSupport, Issue, NotFound
+from app.services.candidates import Offer, list_offers, name_offer
 from app.services.requests import NewTask, Removal
+from app.services.selection import AUTO
 
 NPY = "application/x-npy"
 MAX_METADATA_BYTES = 16 * 1024
@@ -52,10 +54,11 @@ async def read_new_task(request: Request, door: Door) -> NewTask:
     clock = Clock(request)
     body = await bodies.read_json(request, TaskRequest)
     metadata = check_metadata(body.metadata)
-    info = await _find_initializer(door, body.initializer)
-    n_bytes = len(await request.body())
-    support = await _support(body.support, _support_place(info, door, "#/support/inputs"), n_bytes)
-    query = await _decode(body.query, _query_place(info.input, door, "#/query"), n_bytes) if body.query is not None else None
+    n_bytes, labels = len(await request.body()), tuple(_label(label) for label in body.support.labels)
+    offers = await _find_offers(door, body.initializer, labels)
+    inputs, offer = await _decode_for_one(body.support.inputs, offers, door, "#/support/inputs", n_bytes)
+    support = SupportSet(inputs, labels)
+    query = await _decode(body.query, _query_place(offer.spec, door, "#/query"), n_bytes) if body.query is not None else None
     clock.stop()
     return NewTask(body.initializer, support, query, _options(body.options), body.name, metadata, body.ttl_s)
 
@@ -70,34 +73,34 @@ async def _read_uploaded_task(request: Request, door: Door) -> NewTask:
         document["ttl_s"] = multipart.parse_integer(upload, "ttl_s")
     body = bodies.validate(TaskRequest, document)
     metadata = check_metadata(body.metadata)
-    info = await _find_initializer(door, body.initializer)
-    inputs = await _decode_files(upload.support, _support_place(info, door, "#/support"))
-    query = await _decode_files(upload.query, _query_place(info.input, door, "#/query")) if upload.query else None
+    offer = _pictures_first(await _find_offers(door, body.initializer, upload.labels))[0]
+    inputs = await _decode_files(upload.support, _support_place(offer, door, "#/support"))
+    query = await _decode_files(upload.query, _query_place(offer.spec, door, "#/query")) if upload.query else None
     clock.stop()
     return NewTask(body.initializer, SupportSet(inputs, upload.labels), query, _options(body.options), body.name, metadata, body.ttl_s)
 
 
-async def read_revision(request: Request, door: Door, info: InitializerInfo) -> Revision:
+async def read_revision(request: Request, door: Door, offer: Offer) -> Revision:
     """The body of `POST /v1/tasks/{id}/support`: what to add, what to remove, which options."""
     if bodies.media_type(request) == multipart.MEDIA_TYPE:
-        return await _read_uploaded_revision(request, door, info)
+        return await _read_uploaded_revision(request, door, offer)
     await request.body()
     clock = Clock(request)
     body = await bodies.read_json(request, SupportRequest)
-    place = _support_place(info, door, "#/add/inputs")
+    place = _support_place(offer, door, "#/add/inputs")
     support = await _support(body.add, place, len(await request.body())) if body.add is not None else None
     clock.stop()
     return _revision(body, support)
 
 
-async def _read_uploaded_revision(request: Request, door: Door, info: InitializerInfo) -> Revision:
+async def _read_uploaded_revision(request: Request, door: Door, offer: Offer) -> Revision:
     upload = await multipart.read_upload(request, support_field="add", text_fields=_REVISION_FIELDS)
     clock = Clock(request)
     parsed = {name: multipart.parse_field(upload, name) for name in _REVISION_FIELDS if name in upload.fields}
     body = bodies.validate(SupportRequest, parsed)
     support = None
     if upload.support:
-        support = SupportSet(await _decode_files(upload.support, _support_place(info, door, "#/add")), upload.labels)
+        support = SupportSet(await _decode_files(upload.support, _support_place(offer, door, "#/add")), upload.labels)
     clock.stop()
     return _revision(body, support)
 
@@ -149,12 +152,14 @@ def _is_shallow(value: Any, depth: int) -> bool:
     return depth > 0 and all(_is_shallow(item, depth - 1) for item in (value.values() if isinstance(value, dict) else value))
 
 
-async def _find_initializer(door: Door, name: str) -> InitializerInfo:
-    """The current version. Raises NotFound that names the field and what could stand there."""
+async def _find_offers(door: Door, name: str, labels: Sequence[Label]) -> list[Offer]:
+    """The current version, or what `auto` can mean. Raises NotFound that names the field and what could stand there."""
+    if name == AUTO:
+        return list_offers(await door.initializers.list(), labels)
     try:
-        return await door.initializers.get(name)
+        return [name_offer(await door.initializers.get(name))]
     except NotFound as unknown:
-        known = ", ".join(info.ref.name for info in await door.initializers.list())
+        known = ", ".join([AUTO, *(info.ref.name for info in await door.initializers.list())])
         raise NotFound(unknown.detail, code=unknown.code, issues=[Issue("#/initializer", f"expected one of {known}")]) from None
 
 
@@ -162,10 +167,30 @@ async def _support(body: SupportJson, place: Place, n_bytes: int) -> SupportSet:
     return SupportSet(await _decode(body.inputs, place, n_bytes), tuple(_label(label) for label in body.labels))
 
 
+async def _decode_for_one(value: object, offers: Sequence[Offer], door: Door, pointer: str, n_bytes: int) -> tuple[Array, Offer]:
+    """The inputs and the first offer that reads their shape; when none does, those of the first, for the service to refuse."""
+    ordered = _pictures_first(offers) if _is_pictures(value) else list(offers)
+    found = []
+    for offer in ordered:
+        inputs = await _decode(value, _support_place(offer, door, pointer), n_bytes)
+        if inputs.shape[1:] == offer.spec.shape:
+            return inputs, offer
+        found.append(inputs)
+    return found[0], ordered[0]
+
+
+def _pictures_first(offers: Sequence[Offer]) -> list[Offer]:
+    """Image files can become what any image initializer reads: the largest group has them."""
+    return sorted(offers, key=lambda offer: offer.spec.kind != "image")
+
+
+def _is_pictures(value: object) -> bool:
+    return isinstance(value, dict) and value.get("encoding") == "images"
+
+
 async def _decode(value: object, place: Place, n_bytes: int) -> Array:
     # A picture of a few bytes can be one of millions of pixels, so pictures never hold up the event loop.
-    has_pictures = isinstance(value, dict) and value.get("encoding") == "images"
-    return await bodies.off_loop(bodies.THREAD_FROM_BYTES if has_pictures else n_bytes, lambda: decode_inputs(value, place))
+    return await bodies.off_loop(bodies.THREAD_FROM_BYTES if _is_pictures(value) else n_bytes, lambda: decode_inputs(value, place))
 
 
 def _label(label: str | int | float) -> Label:
@@ -173,7 +198,7 @@ def _label(label: str | int | float) -> Label:
 
 
 def _options(body: OptionsJson) -> TaskOptions:
-    return TaskOptions(steps=body.steps)
+    return TaskOptions(steps=body.steps, warm_start=body.warm_start)
 
 
 async def _decode_files(files: Sequence[bytes], place: Place) -> Array:
@@ -182,8 +207,8 @@ async def _decode_files(files: Sequence[bytes], place: Place) -> Array:
     return await asyncio.to_thread(decode_image_files, list(files), place, pointer=place.pointer)
 
 
-def _support_place(info: InitializerInfo, door: Door, pointer: str) -> Place:
-    return Place(info.input, pointer, InvalidSupport, door.settings.max_image_pixels, info.limits.max_support)
+def _support_place(offer: Offer, door: Door, pointer: str) -> Place:
+    return Place(offer.spec, pointer, InvalidSupport, door.settings.max_image_pixels, offer.max_support)
 
 
 def _query_place(spec: InputSpec, door: Door, pointer: str) -> Place:

@@ -15,6 +15,7 @@ from app.errors import Forbidden, NotFound, Unauthenticated
 from app.services.initializers import InitializerService
 from app.services.keys import KeyService
 from app.services.predictions import PredictionService
+from app.services.similarity import SimilarityService
 from app.services.tasks import TaskService
 from app.settings import Settings
 
@@ -39,6 +40,7 @@ class Door:
     predictions: PredictionService
     initializers: InitializerService
     keys: KeyService
+    similarity: SimilarityService
     pings: Mapping[str, Ping]
     gate: DrainGate
 

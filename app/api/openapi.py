@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from app.api import schemas
+from app.api import request_schemas, schemas
 from app.api.inputs import ImageFiles, NpyFile, RawTensor
 
 _TEMPLATE = "#/components/schemas/{model}"
@@ -17,11 +17,11 @@ _RAW_MODELS: tuple[type[BaseModel], ...] = (
     RawTensor,
     NpyFile,
     ImageFiles,
-    schemas.TaskRequest,
-    schemas.SupportRequest,
-    schemas.PredictionsRequest,
-    schemas.ReloadRequest,
-    schemas.KeyRequest,
+    request_schemas.TaskRequest,
+    request_schemas.SupportRequest,
+    request_schemas.PredictionsRequest,
+    request_schemas.ReloadRequest,
+    request_schemas.KeyRequest,
     schemas.Problem,
 )
 _SECURITY: dict[str, dict[str, str]] = {

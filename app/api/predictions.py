@@ -10,8 +10,9 @@ from app.api.arrivals import NPY, read_queries
 from app.api.deps import After, DoorDep, Limit, TaskId, UserDep
 from app.api.openapi import SECURED, files, multipart_form, request_body
 from app.api.problems import COMMON, problems
+from app.api.request_schemas import PredictionsRequest
 from app.api.responses import json_response, page_response, prediction_set_json
-from app.api.schemas import PredictionPage, PredictionSetJson, PredictionsRequest
+from app.api.schemas import PredictionPage, PredictionSetJson
 
 router = APIRouter(prefix="/v1/tasks/{task_id}/predictions", tags=["predictions"])
 
@@ -33,11 +34,12 @@ async def predict(
     caller: UserDep,
     task_id: TaskId,
     record: Annotated[bool, Query(description="Keep the answers; GET lists them.")] = False,
+    explain: Annotated[bool, Query(description="Say which support examples drove each answer.")] = False,
 ) -> Response:
     """The label of each input, the probability of every label, and the initializer version that made the answers."""
     serving = await door.predictions.find_serving(caller, task_id)
     queries = await read_queries(request, door, serving.info.input)
-    answers = await door.predictions.predict(serving, queries, record=record)
+    answers = await door.predictions.predict(serving, queries, record=record, explain=explain)
     decode_timings = dict(request.state.timings_ms)
     request.state.timings_ms.update(answers.timings_ms)
     return json_response(prediction_set_json(answers, decode_timings))

@@ -119,7 +119,8 @@ _TITLES: dict[int, str] = {
     403: "The key lacks the scope: `forbidden`",
     404: "Not there, or another tenant's: `not_found`, `task_not_found`, `initializer_not_found`, `key_not_found`",
     405: "`method_not_allowed`",
-    409: "Does not fit the present state: `task_not_ready`, `adaptation_failed`, `initializer_rejected`",
+    409: "Does not fit the present state: `task_not_ready`, `task_not_embedded`, `adaptation_failed`, `initializer_rejected`; "
+    "or is beyond the initializer's learner: `not_supported`",
     413: "`body_too_large`",
     415: "`unsupported_media_type`",
     422: "A fault in the request; `errors` points at it: `invalid_body`, `invalid_parameter`, `invalid_support`, `invalid_query`, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,13 +12,21 @@ import orjson
 from fastapi import Request, Response
 
 from app.api.prefer import FINISHED
-from app.domain import Adaptation, InitializerInfo, InitializerRef, Page, Prediction, PredictionSet, Task
-from app.services.requests import KeyInfo, ReloadOutcome
+from app.domain import Adaptation, InitializerInfo, InitializerRef, Page, Prediction, PredictionSet, Task, WarmStart
+from app.services.requests import KeyInfo, Neighbour, Neighbourhood, ReloadOutcome
 
 RETRY_AFTER_MS = 200
 """An adaptation takes tens of milliseconds; the header, in whole seconds, cannot say so."""
 
 Json = dict[str, Any]
+
+MEASURE = {
+    "name": "wasserstein-2-diagonal",
+    "description": "How far two support sets lie apart in the initializer's features: the 2-Wasserstein distance of two normal "
+    "distributions, from the features' means (centre) and standard deviations (spread), as a root mean square over features. "
+    "For regression, feature times label (relation) is a third part. Class names play no role.",
+}
+"""How distances between tasks are to be read."""
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -52,7 +61,7 @@ def task_json(task: Task) -> Json:
         "initializer": ref_json(latest.initializer),
         "revision": latest.revision,
         "serving": {"revision": task.serving.revision, "initializer": ref_json(task.serving.initializer)} if task.serving else None,
-        "options": {"steps": latest.options.steps},
+        "options": {"steps": latest.options.steps, "warm_start": latest.options.warm_start},
         "support": {"n_support": latest.n_support, "classes": dict(latest.class_counts)},
         "has_query": task.has_query,
         **_outcome_json(latest),
@@ -60,7 +69,7 @@ def task_json(task: Task) -> Json:
         "started_at": latest.started_at,
         "finished_at": latest.finished_at,
         "expires_at": task.expires_at,
-        "links": {"self": url, "predictions": f"{url}/predictions", "support": f"{url}/support"},
+        "links": {"self": url, "predictions": f"{url}/predictions", "support": f"{url}/support", "similar": f"{url}/similar"},
     }
     return body if latest.status in FINISHED else {**body, "retry_after_ms": RETRY_AFTER_MS}
 
@@ -70,9 +79,18 @@ def _outcome_json(latest: Adaptation) -> Json:
         "loss": list(latest.loss),
         "accuracy": list(latest.accuracy),
         "timings_ms": dict(latest.timings_ms),
+        "warm_start": _warm_start_json(latest.warm_start),
+        "selection": dict(latest.selection) if latest.selection is not None else None,
         "attempts": latest.attempts,
         "error": {"code": latest.error_code, "detail": latest.error_detail or ""} if latest.error_code else None,
     }
+
+
+def _warm_start_json(report: WarmStart | None) -> Json | None:
+    if report is None:
+        return None
+    held_out = {"cold": report.cold, "warm": report.warm} if report.cold is not None or report.warm is not None else None
+    return {"kept": report.kept, "reason": report.reason, "from_task": report.from_task, "held_out": held_out}
 
 
 def ref_json(ref: InitializerRef) -> Json:
@@ -100,7 +118,39 @@ def _prediction_json(prediction: Prediction) -> Json:
         body["probabilities"] = dict(prediction.probabilities)
     if prediction.value is not None:
         body["value"] = list(prediction.value)
+    body["unknown"] = prediction.unknown
+    if prediction.explanation is not None:
+        body["explanation"] = [asdict(evidence) for evidence in prediction.explanation]
     return body
+
+
+def neighbourhood_json(found: Neighbourhood) -> Json:
+    """Similar tasks as `schemas.NeighbourhoodJson`."""
+    return {
+        "task_id": found.of.task_id,
+        "revision": found.of.revision,
+        "initializer": ref_json(found.of.initializer),
+        "measure": MEASURE,
+        "compared": found.compared,
+        "has_more": found.has_more,
+        "data": [_neighbour_json(neighbour) for neighbour in found.neighbours],
+    }
+
+
+def _neighbour_json(neighbour: Neighbour) -> Json:
+    task = neighbour.task
+    serving = task.serving or task.latest
+    return {
+        "task_id": task.id,
+        "name": task.name,
+        "metadata": task.metadata,
+        "revision": serving.revision,
+        "support": {"n_support": serving.n_support, "classes": dict(serving.class_counts)},
+        "distance": neighbour.distance,
+        "parts": dict(neighbour.parts),
+        "created_at": task.created_at,
+        "links": {"self": f"/v1/tasks/{task.id}"},
+    }
 
 
 def page_response(request: Request, page: Page[Any], rows: Sequence[Json]) -> Response:

@@ -1,119 +1,14 @@
-"""The JSON shapes of the door: what requests may say, and what answers look like. Only shapes; decoding is in `decode`."""
+"""The JSON shapes of answers; those of requests are in `request_schemas`."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictFloat, StrictInt, StringConstraints, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from app.api import examples
-from app.api.inputs import EXAMPLE_PIXELS, INPUTS_SCHEMA
-
-# PostgreSQL cannot store NUL in text, so no text may carry it, whichever database is behind.
-Text = Annotated[str, StringConstraints(strict=True, max_length=256, pattern=r"^[^\x00]*$")]
-Name = Annotated[str, StringConstraints(strict=True, max_length=200, pattern=r"^[^\x00]*$")]
-LabelJson = Text | StrictInt | StrictFloat
-Inputs = Annotated[Any, WithJsonSchema(INPUTS_SCHEMA)]
-PositiveInt = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
-Index = Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
-# The values are what the JSON parser made, so they need no second check; how deep they go, `arrivals.check_metadata` knows.
-Metadata = Annotated[dict[Text, Any], WithJsonSchema({"type": "object", "additionalProperties": True})]
-
-
-class Request(BaseModel):
-    """Base of every request body: an unknown key is a fault, not a wish that is silently dropped."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class SupportJson(Request):
-    """Labelled examples: as many labels as inputs."""
-
-    inputs: Inputs
-    labels: list[LabelJson] = Field(description="A class name per input, or a number for a regression initializer.", max_length=100_000)
-
-
-class OptionsJson(Request):
-    """Choices for the inner loop; what is left out is the initializer's default."""
-
-    steps: PositiveInt | None = Field(None, description="Inner steps, 1 to the initializer's `max_steps`.")
-
-
-class TaskRequest(Request):
-    """A new few-shot task."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {
-                "initializer": "omniglot-protonet",
-                "name": "two strokes",
-                "support": {"inputs": {"encoding": "images", "data": EXAMPLE_PIXELS}, "labels": ["bar", "dash"]},
-                "options": {},
-                "metadata": {"customer": "acme"},
-                "ttl_s": 3600,
-            }
-        },
-    )
-
-    initializer: Text = Field(description="Name of an initializer; its current version is used.")
-    support: SupportJson
-    query: Inputs = Field(None, description="Inputs to predict as soon as the task is ready; GET .../predictions has the answers.")
-    options: OptionsJson = Field(default_factory=OptionsJson)
-    name: Name | None = None
-    metadata: Metadata = Field(default_factory=dict, description="Yours: stored and returned as it is, at most 16 KB.")
-    ttl_s: PositiveInt | None = Field(None, description="Seconds until the task is forgotten.")
-
-
-class RemoveJson(Request):
-    """What to take out of the support set."""
-
-    classes: list[LabelJson] = Field(default_factory=list, max_length=10_000)
-    indices: list[Index] = Field(default_factory=list, max_length=100_000, description="Positions in the latest revision.")
-
-
-class SupportRequest(Request):
-    """Examples and classes to add and to remove; the result is a new revision."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {
-                "add": {"inputs": {"encoding": "images", "data": EXAMPLE_PIXELS}, "labels": ["bar", "dash"]},
-                "remove": {"indices": [0]},
-            }
-        },
-    )
-
-    add: SupportJson | None = None
-    remove: RemoveJson | None = None
-    options: OptionsJson | None = Field(None, description="Left out: the options of the latest revision.")
-
-
-class PredictionsRequest(Request):
-    """Inputs to predict."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"inputs": {"encoding": "images", "data": EXAMPLE_PIXELS[:1]}}})
-
-    inputs: Inputs
-
-
-class ReloadRequest(Request):
-    """How tasks move to the new version: each when it is next used (lazy), or all now (eager)."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"readapt": "lazy"}})
-
-    readapt: Literal["lazy", "eager"] = "lazy"
-
-
-class KeyRequest(Request):
-    """A new API key."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"name": "laptop", "scopes": ["user"]}})
-
-    name: Name
-    scopes: list[Literal["user", "admin"]] = Field(default=["user"], min_length=1, max_length=2)
+from app.api.selection_schemas import SelectionJson
 
 
 class InitializerName(BaseModel):
@@ -137,6 +32,22 @@ class Fault(BaseModel):
     detail: str
 
 
+class HeldOutJson(BaseModel):
+    """Mean loss on held-out examples from each start; null where the inner loop diverged."""
+
+    cold: float | None
+    warm: float | None
+
+
+class WarmStartJson(BaseModel):
+    """What became of a warm start."""
+
+    kept: bool = Field(description="Whether the adaptation began with the weights of `from_task`.")
+    reason: str
+    from_task: str | None = Field(description="The most similar task; null when there was none to start from.")
+    held_out: HeldOutJson | None = Field(description="Null when nothing was compared.")
+
+
 class TaskJson(BaseModel):
     """A task: the latest adaptation says its status, the serving one answers predictions."""
 
@@ -157,6 +68,8 @@ class TaskJson(BaseModel):
     )
     accuracy: list[float | None]
     timings_ms: dict[str, float]
+    selection: SelectionJson | None = Field(None, description="Null for a task that named its initializer.")
+    warm_start: WarmStartJson | None = Field(None, description="Null while not finished, and for a task that did not ask for it.")
     attempts: int
     error: Fault | None
     created_at: datetime
@@ -167,12 +80,26 @@ class TaskJson(BaseModel):
     links: dict[str, str]
 
 
+class EvidenceJson(BaseModel):
+    """A support example that drove an answer."""
+
+    index: int = Field(description="Its position in the support set of the revision that answers.")
+    label: str | float
+    weight: float = Field(description="Positive: it spoke for the answer. The absolute values over the whole support set sum to one.")
+
+
 class PredictionJson(BaseModel):
     """One answer. `probabilities` for classification, `value` for regression."""
 
     label: str | float | None
     probabilities: dict[str, float] | None = None
     value: list[float | None] | None = None
+    unknown: float | None = Field(
+        None, ge=0, le=1, description="How likely the input is of no class of the task; null where the initializer has no figures for it."
+    )
+    explanation: list[EvidenceJson] | None = Field(
+        None, description="With `explain=true`: at most five support examples, those of largest weight first."
+    )
 
 
 class PredictionSetJson(BaseModel):
@@ -188,6 +115,41 @@ class PredictionSetJson(BaseModel):
     predictions: list[PredictionJson]
     timings_ms: dict[str, float]
     created_at: datetime
+
+
+class MeasureJson(BaseModel):
+    """How a distance is to be read."""
+
+    name: str
+    description: str
+
+
+class NeighbourJson(BaseModel):
+    """A similar task."""
+
+    task_id: str
+    name: str | None
+    metadata: dict[str, JsonValue]
+    revision: int = Field(description="The revision that was compared: the one that answers predictions.")
+    support: SupportSummary
+    distance: float = Field(description="The root of the sum of the squares of the parts; 0 for equal support sets.")
+    parts: dict[str, float] = Field(description="How far the centres and the spreads lie apart; for regression the relations too.")
+    created_at: datetime
+    links: dict[str, str]
+
+
+class NeighbourhoodJson(BaseModel):
+    """Similar tasks, nearest first."""
+
+    model_config = ConfigDict(json_schema_extra={"example": examples.SIMILAR})
+
+    task_id: str
+    revision: int
+    initializer: InitializerName
+    measure: MeasureJson
+    compared: int = Field(description="How many tasks were compared: yours that are ready, on the same initializer version.")
+    has_more: bool = Field(description="Older tasks were left out, because only the 10,000 newest are compared.")
+    data: list[NeighbourJson]
 
 
 class TaskPage(BaseModel):

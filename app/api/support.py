@@ -8,7 +8,8 @@ from app.api.arrivals import read_revision
 from app.api.deps import DoorDep, TaskId, UserDep
 from app.api.openapi import files, multipart_form, request_body
 from app.api.problems import COMMON, problems
-from app.api.schemas import SupportRequest, TaskJson
+from app.api.request_schemas import SupportRequest
+from app.api.schemas import TaskJson
 from app.api.tasks import PREFER_PARAMETER, answer_with_task
 
 router = APIRouter(prefix="/v1/tasks/{task_id}/support", tags=["tasks"])
@@ -31,7 +32,6 @@ _UPLOAD = multipart_form([], add=files("Images named `<class>/<file>`; or use fi
 async def revise_support(request: Request, door: DoorDep, caller: UserDep, task_id: TaskId) -> Response:
     """Makes a new revision of the support set and adapts to it, on the initializer's current version."""
     task = await door.tasks.get(caller, task_id)
-    info = await door.initializers.get(task.latest.initializer.name)
-    add, remove, options = await read_revision(request, door, info)
+    add, remove, options = await read_revision(request, door, await door.tasks.find_offer(task))
     task = await door.tasks.revise(caller, task_id, add=add, remove=remove, options=options)
     return await answer_with_task(request, door, caller, task, status_if_done=200, status_if_not=202)

@@ -11,8 +11,9 @@ from app.api.deps import After, Door, DoorDep, Limit, TaskId, UserDep
 from app.api.openapi import SECURED, files, multipart_form, request_body
 from app.api.prefer import FINISHED, parse_prefer, wait_for_task
 from app.api.problems import COMMON, problems
+from app.api.request_schemas import TaskRequest
 from app.api.responses import json_response, page_response, progress_headers, tagged_response, task_json
-from app.api.schemas import TaskJson, TaskPage, TaskRequest
+from app.api.schemas import TaskJson, TaskPage
 from app.domain import Caller, Status, Task
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])

@@ -4,7 +4,7 @@ from app.client import InnerLoop
 """
 
 from app.client.aio import AsyncAdaptedTask, AsyncInnerLoop
-from app.client.answers import Initializer, Predictions, TaskInfo
+from app.client.answers import Evidence, Initializer, Predictions, SimilarTask, TaskInfo, WarmStart
 from app.client.encoding import Examples
 from app.client.errors import (
     AdaptationFailed,
@@ -30,6 +30,7 @@ __all__ = [
     "AsyncInnerLoop",
     "Busy",
     "Conflict",
+    "Evidence",
     "Examples",
     "Forbidden",
     "Initializer",
@@ -42,7 +43,9 @@ __all__ = [
     "Predictions",
     "Retries",
     "ServerError",
+    "SimilarTask",
     "TaskInfo",
     "Unauthenticated",
     "Unreachable",
+    "WarmStart",
 ]

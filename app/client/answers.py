@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,22 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True)
+class WarmStart:
+    """What became of a warm start: whether it was kept and why, from which task, and the held-out losses of both starts."""
+
+    kept: bool
+    reason: str
+    from_task: str | None = None
+    cold: float | None = None
+    warm: float | None = None
+
+
+@dataclass(frozen=True)
 class TaskInfo:
     """A task as it stood when it was last read.
 
     loss and accuracy: on the support set, before each inner step and after the last. error: (code, detail) when it failed.
+    selection: what `auto` tried and chose, as the service tells it; None for a task that named its initializer.
     """
 
     id: str
@@ -31,6 +43,8 @@ class TaskInfo:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     error: tuple[str, str] | None = None
     serving_revision: int | None = None
+    warm_start: WarmStart | None = None
+    selection: Mapping[str, Any] | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -39,11 +53,22 @@ class TaskInfo:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """A support example that drove an answer: its index in the support set of the revision that answered, and its signed weight."""
+
+    index: int
+    label: Any
+    weight: float
+
+
+@dataclass(frozen=True)
 class Predictions:
     """Answers in the order of the queries.
 
     labels: class names, or numbers for regression; classes: the columns of probabilities (n_query, n_way), in the order the service
     names them; values (n_query, n_out) for regression. The one that does not apply is empty.
+    unknown: (n_query,) how likely each query is of no class of the task; NaN where the initializer has no figures for it.
+    explanations: per query the support examples of largest weight, largest first; empty unless asked for.
     """
 
     labels: tuple[Any, ...]
@@ -56,9 +81,25 @@ class Predictions:
     timings_ms: Mapping[str, float]
     id: str | None = None
     source: str = "live"
+    explanations: tuple[tuple[Evidence, ...], ...] = ()
+    unknown: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+@dataclass(frozen=True)
+class SimilarTask:
+    """A task near to another one. parts: each part's own distance (centre, spread; for regression relation too)."""
+
+    id: str
+    distance: float
+    parts: Mapping[str, float]
+    revision: int
+    classes: Mapping[str, int]
+    n_support: int
+    name: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,7 +131,16 @@ def read_task(body: Mapping[str, Any]) -> TaskInfo:
         timings_ms=body["timings_ms"],
         error=(body["error"]["code"], body["error"]["detail"]) if body["error"] else None,
         serving_revision=body["serving"]["revision"] if body["serving"] else None,
+        warm_start=_read_warm_start(body.get("warm_start")),
+        selection=body.get("selection"),
     )
+
+
+def _read_warm_start(body: Mapping[str, Any] | None) -> WarmStart | None:
+    if body is None:
+        return None
+    held_out = body["held_out"] or {}
+    return WarmStart(body["kept"], body["reason"], body["from_task"], held_out.get("cold"), held_out.get("warm"))
 
 
 def read_predictions(body: Mapping[str, Any]) -> Predictions:
@@ -108,6 +158,26 @@ def read_predictions(body: Mapping[str, Any]) -> Predictions:
         timings_ms=body["timings_ms"],
         id=body["id"],
         source=body["source"],
+        unknown=np.array([row.get("unknown") for row in rows], dtype=np.float64),
+        explanations=tuple(_read_evidence(row["explanation"]) for row in rows) if rows and "explanation" in rows[0] else (),
+    )
+
+
+def _read_evidence(items: Sequence[Mapping[str, Any]]) -> tuple[Evidence, ...]:
+    return tuple(Evidence(item["index"], item["label"], item["weight"]) for item in items)
+
+
+def read_similar(body: Mapping[str, Any]) -> SimilarTask:
+    """One of the similar tasks from its JSON."""
+    return SimilarTask(
+        id=body["task_id"],
+        distance=body["distance"],
+        parts=body["parts"],
+        revision=body["revision"],
+        classes=body["support"]["classes"],
+        n_support=body["support"]["n_support"],
+        name=body["name"],
+        metadata=body["metadata"],
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from app.client.answers import Initializer, Predictions, TaskInfo, read_initializer, read_predictions, read_task
+from app.client.answers import Initializer, Predictions, SimilarTask, TaskInfo, read_initializer, read_predictions, read_similar, read_task
 from app.client.encoding import Examples, encode_examples
 from app.client.errors import AdaptationFailed, NotReadyInTime, retry_after_s_of
 from app.client.flow import Flow, Retries, Send, Sleep, send
@@ -48,9 +48,9 @@ class Operations:
         """Removes the task with all it owns."""
         yield from self._send(Send("DELETE", f"/v1/tasks/{task_id}"))
 
-    def predict(self, task_id: str, queries: Examples, record: bool) -> Flow[Predictions]:
+    def predict(self, task_id: str, queries: Examples, *, record: bool, explain: bool) -> Flow[Predictions]:
         """Answers to the queries, in their order."""
-        params = {"record": "true"} if record else {}
+        params = {name: "true" for name, wanted in (("record", record), ("explain", explain)) if wanted}
         response = yield from self._send(
             Send("POST", f"/v1/tasks/{task_id}/predictions", json={"inputs": encode_examples(queries)}, params=params)
         )
@@ -60,6 +60,11 @@ class Operations:
         """The kept predictions, oldest first: those of the query set that came with the task, and the recorded ones."""
         rows = yield from self._read_pages(f"/v1/tasks/{task_id}/predictions")
         return [read_predictions(row) for row in rows]
+
+    def similar(self, task_id: str, limit: int) -> Flow[list[SimilarTask]]:
+        """This key's tasks of the same initializer version, nearest first."""
+        response = yield from self._send(Send("GET", f"/v1/tasks/{task_id}/similar", params={"limit": str(limit)}))
+        return [read_similar(row) for row in response.json()["data"]]
 
     def tasks(self) -> Flow[list[TaskInfo]]:
         """Every live task of this key, newest first."""
@@ -106,7 +111,7 @@ def task_body(
     labels: Sequence[str | float],
     *,
     query: Examples | None,
-    steps: int | None,
+    options: Mapping[str, Any],
     name: str | None,
     metadata: Mapping[str, Any] | None,
     ttl_s: int | None,
@@ -114,13 +119,18 @@ def task_body(
     """The JSON of a new task; what was not given is left out."""
     optional = {
         "query": None if query is None else encode_examples(query),
-        "options": None if steps is None else {"steps": steps},
+        "options": dict(options) or None,
         "name": name,
         "metadata": None if metadata is None else dict(metadata),
         "ttl_s": ttl_s,
     }
     support = encode_support(images, labels)
     return {"initializer": initializer, "support": support} | {key: value for key, value in optional.items() if value is not None}
+
+
+def task_options(*, steps: int | None, warm_start: bool) -> dict[str, Any]:
+    """The JSON of the options; what was not chosen is left out."""
+    return {**({} if steps is None else {"steps": steps}), **({"warm_start": True} if warm_start else {})}
 
 
 def encode_support(images: Examples, labels: Sequence[str | float]) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from app.client.answers import Initializer, Predictions, TaskInfo
+from app.client.answers import Initializer, Predictions, SimilarTask, TaskInfo
 from app.client.encoding import Examples
 from app.client.flow import Effect, Flow, Retries, Send
-from app.client.operations import Operations, encode_support, task_body
+from app.client.operations import Operations, encode_support, task_body, task_options
 
 T = TypeVar("T")
 DEFAULT_INITIALIZER = "omniglot-protonet"
@@ -44,6 +44,7 @@ class InnerLoop:
         initializer: str = DEFAULT_INITIALIZER,
         *,
         steps: int | None = None,
+        warm_start: bool = False,
         name: str | None = None,
         query: Examples | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -52,10 +53,13 @@ class InnerLoop:
     ) -> AdaptedTask:
         """A task adapted to these examples. Raises InvalidInput, AdaptationFailed, NotReadyInTime after wait_s.
 
-        images: see `Examples`; labels: a name per example, or a number for a regression initializer. query: answered as soon as the
-        task is ready, see `AdaptedTask.predictions`. Asking again for the same thing gives the same task.
+        images: see `Examples`; labels: a name per example, or a number for a regression initializer. initializer: a name, or
+        "auto": the service tries which does best on examples held out; `info.selection` tells. query: answered as soon as the
+        task is ready, see `AdaptedTask.predictions`. Asking again for the same thing gives the same task. warm_start:
+        begin with the weights of your most similar task if they prove better on held-out examples; `info.warm_start` tells.
         """
-        body = task_body(initializer, images, labels, query=query, steps=steps, name=name, metadata=metadata, ttl_s=ttl_s)
+        options = task_options(steps=steps, warm_start=warm_start)
+        body = task_body(initializer, images, labels, query=query, options=options, name=name, metadata=metadata, ttl_s=ttl_s)
         return AdaptedTask(self, self._perform(self._operations.create(body, wait_s)))
 
     def task(self, task_id: str) -> AdaptedTask:
@@ -114,13 +118,17 @@ class AdaptedTask:
         """The task's id."""
         return self.info.id
 
-    def predict(self, images: Examples, *, record: bool = False) -> Predictions:
-        """Answers for each image by itself; with `record` the service keeps them."""
-        return self._client._perform(self._client._operations.predict(self.id, images, record))
+    def predict(self, images: Examples, *, record: bool = False, explain: bool = False) -> Predictions:
+        """Answers for each image by itself; with `record` the service keeps them, with `explain` they name the examples that drove them."""
+        return self._client._perform(self._client._operations.predict(self.id, images, record=record, explain=explain))
 
     def predictions(self) -> list[Predictions]:
         """The kept predictions, oldest first."""
         return self._client._perform(self._client._operations.predictions(self.id))
+
+    def similar(self, limit: int = 10) -> list[SimilarTask]:
+        """Your ready tasks of the same initializer version, nearest first. Raises Conflict when there is nothing to compare by."""
+        return self._client._perform(self._client._operations.similar(self.id, limit))
 
     def refresh(self) -> Self:
         """Reads the task again."""

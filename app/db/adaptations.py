@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -24,11 +25,20 @@ class Finish:
     loss: tuple[float, ...]
     accuracy: tuple[float, ...]
     timings_ms: dict[str, float]
+    embedding: bytes | None = None
+    warm_start: dict[str, Any] | None = None
+    start: bytes | None = None
 
 
 async def find_adaptation(session: AsyncSession, task_id: str, revision: int) -> AdaptationRow | None:
     """One row, read anew."""
     return await session.get(AdaptationRow, (task_id, revision), populate_existing=True)
+
+
+async def find_origin(session: AsyncSession, task_id: str, revision: int) -> tuple[str, bytes | None] | None:
+    """What an adaptation is made from: the id of its support set, and the weights it starts from when they are not the usual ones."""
+    found = await session.execute(select(AdaptationRow.support_id, AdaptationRow.start).where(*_is(task_id, revision)))
+    return next(((support_id, start) for support_id, start in found), None)
 
 
 async def claim(session: AsyncSession, task_id: str, revision: int, now: datetime, max_attempts: int) -> AdaptationRow | None:
@@ -63,6 +73,9 @@ async def finish_ready(session: AsyncSession, task_id: str, revision: int, now: 
             loss=list(finish.loss),
             accuracy=list(finish.accuracy),
             timings_ms=finish.timings_ms,
+            embedding=finish.embedding,
+            warm_start=finish.warm_start,
+            start=finish.start,
         )
         .returning(AdaptationRow.revision)
     )
@@ -119,11 +132,24 @@ async def count_unfinished(session: AsyncSession) -> int:
     return await session.scalar(query) or 0
 
 
+async def store_choice(
+    session: AsyncSession, task_id: str, revision: int, ref: InitializerRef, selection: dict[str, Any]
+) -> AdaptationRow | None:
+    """Gives a row its initializer, unless another worker has chosen meanwhile; the row as it then is, None when the task is gone."""
+    if await lock_task(session, task_id) is None:
+        return None
+    row = await find_adaptation(session, task_id, revision)
+    if row is not None and row.selection is not None and row.selection["chosen"] is None:
+        row.initializer_name, row.initializer_version, row.selection = ref.name, ref.version, selection
+        await session.flush()
+    return row
+
+
 async def repeat_on(session: AsyncSession, task_id: str, ref: InitializerRef, now: datetime) -> int | None:
     """Queues the latest support set on another version; the new revision, or None when it is there already or the task is gone."""
     task = await lock_task(session, task_id)
     latest = await find_adaptation(session, task_id, task.latest_revision) if task is not None else None
-    if task is None or latest is None or latest.initializer_version >= ref.version:
+    if task is None or latest is None or latest.initializer_name != ref.name or latest.initializer_version >= ref.version:
         return None
     task.latest_revision += 1
     session.add(repeated_adaptation(latest, task.latest_revision, ref, now))

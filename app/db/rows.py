@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Literal, cast
 
@@ -15,6 +16,7 @@ from app.db.tables import AdaptationRow, ExamplesRow, PredictionRow, TaskRow
 from app.domain import (
     Adaptation,
     Array,
+    Evidence,
     InitializerInfo,
     InitializerRef,
     Label,
@@ -24,6 +26,7 @@ from app.domain import (
     SupportSet,
     Task,
     TaskOptions,
+    WarmStart,
 )
 
 
@@ -57,10 +60,27 @@ def inputs_from(row: ExamplesRow) -> Array:
     return np.frombuffer(row.inputs, dtype=np.dtype(row.dtype)).reshape(row.shape)
 
 
+def embedding_to_bytes(embedding: Array | None) -> bytes | None:
+    """A task's vector as little-endian float32."""
+    return None if embedding is None else np.ascontiguousarray(embedding, dtype="<f4").tobytes()
+
+
+def embedding_from(stored: bytes) -> Array:
+    """A stored vector, read-only."""
+    return np.frombuffer(stored, dtype="<f4")
+
+
 def new_adaptation(
-    task_id: str, revision: int, info: InitializerInfo, support: SupportSet, options: TaskOptions, at: datetime
+    task_id: str,
+    revision: int,
+    info: InitializerInfo,
+    support: SupportSet,
+    options: TaskOptions,
+    at: datetime,
+    selection: dict[str, Any] | None = None,
 ) -> AdaptationRow:
-    """A queued row for a support set whose examples are (being) stored."""
+    """A queued row for a support set whose examples are (being) stored. selection: the choice to be made, where `info` is only its
+    first guess."""
     return AdaptationRow(
         task_id=task_id,
         revision=revision,
@@ -71,13 +91,14 @@ def new_adaptation(
         support_id=examples_id(support.inputs, support.labels),
         n_support=len(support.labels),
         class_counts=dict(Counter(map(str, support.labels))) if info.kind == "classification" else {},
+        selection=selection,
         created_at=at,
         **_not_started(),
     )
 
 
 def repeated_adaptation(row: AdaptationRow, revision: int, ref: InitializerRef, at: datetime) -> AdaptationRow:
-    """A queued row with the support set and options of another one, on another initializer version."""
+    """A queued row with the support set, options and choice of another one, on another version of its initializer."""
     return AdaptationRow(
         task_id=row.task_id,
         revision=revision,
@@ -88,6 +109,7 @@ def repeated_adaptation(row: AdaptationRow, revision: int, ref: InitializerRef, 
         support_id=row.support_id,
         n_support=row.n_support,
         class_counts=row.class_counts,
+        selection=row.selection,
         created_at=at,
         **_not_started(),
     )
@@ -128,6 +150,8 @@ def adaptation_from(row: AdaptationRow) -> Adaptation:
         timings_ms=row.timings_ms,
         error_code=row.error_code,
         error_detail=row.error_detail,
+        warm_start=WarmStart(**row.warm_start) if row.warm_start is not None else None,
+        selection=row.selection,
     )
 
 
@@ -152,7 +176,7 @@ def prediction_set_from(row: PredictionRow) -> PredictionSet:
         task_id=row.task_id,
         revision=row.revision,
         initializer=InitializerRef(row.initializer_name, row.initializer_version),
-        predictions=tuple(Prediction(p["label"], p.get("probabilities"), p.get("value")) for p in row.predictions),
+        predictions=tuple(_prediction_from(prediction) for prediction in row.predictions),
         timings_ms=row.timings_ms,
         created_at=row.created_at,
         id=row.id,
@@ -162,22 +186,37 @@ def prediction_set_from(row: PredictionRow) -> PredictionSet:
 
 def options_to_json(options: TaskOptions) -> dict[str, Any]:
     """Only what the client chose."""
-    return {"steps": options.steps} if options.steps is not None else {}
+    steps = {"steps": options.steps} if options.steps is not None else {}
+    return {**steps, "warm_start": True} if options.warm_start else steps
 
 
 def options_from_json(options: Mapping[str, Any]) -> TaskOptions:
     """The client's choices, as stored."""
-    return TaskOptions(steps=options.get("steps"))
+    return TaskOptions(steps=options.get("steps"), warm_start=options.get("warm_start", False))
 
 
 def _prediction_to_json(prediction: Prediction) -> dict[str, Any]:
-    if prediction.value is not None:
-        return {"label": prediction.label, "value": list(prediction.value)}
-    return {"label": prediction.label, "probabilities": dict(prediction.probabilities or {})}
+    """What there is; an answer of millions has no room for what there is not."""
+    explanation = [asdict(evidence) for evidence in prediction.explanation] if prediction.explanation is not None else None
+    values = {
+        "value": prediction.value,
+        "probabilities": prediction.probabilities,
+        "explanation": explanation,
+        "unknown": prediction.unknown,
+    }
+    return {"label": prediction.label, **{name: value for name, value in values.items() if value is not None}}
+
+
+def _prediction_from(stored: Mapping[str, Any]) -> Prediction:
+    explanation = stored.get("explanation")
+    evidence = tuple(Evidence(**each) for each in explanation) if explanation is not None else None
+    return Prediction(stored["label"], stored.get("probabilities"), stored.get("value"), stored.get("unknown"), evidence)
 
 
 def _not_started() -> dict[str, Any]:
-    return {"attempts": 0, "started_at": None, "finished_at": None, "loss": [], "accuracy": [], "timings_ms": {}, "error_code": None}
+    empty: dict[str, Any] = {"loss": [], "accuracy": [], "timings_ms": {}}
+    absent = ("started_at", "finished_at", "embedding", "warm_start", "start", "error_code")
+    return {"attempts": 0, **empty, **dict.fromkeys(absent)}
 
 
 def _little(array: Array) -> Array:

@@ -147,6 +147,10 @@ class AdaptationRow(Table):
     loss: Mapped[list[float]]
     accuracy: Mapped[list[float]]
     timings_ms: Mapped[dict[str, float]]
+    embedding: Mapped[bytes | None] = mapped_column(deferred=True)  # the task as a vector of little-endian float32
+    warm_start: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    selection: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    start: Mapped[bytes | None] = mapped_column(deferred=True)  # the weights a kept warm start began with, safetensors
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_detail: Mapped[str | None]
 

@@ -25,6 +25,17 @@ async def find_task(session: AsyncSession, owner: str, task_id: str, now: dateti
     return next(iter(await _with_adaptations(session, rows.all())), None)
 
 
+async def find_owner(session: AsyncSession, task_id: str) -> str | None:
+    """Whose task this is."""
+    return await session.scalar(select(TaskRow.owner).where(TaskRow.id == task_id))
+
+
+async def find_tasks(session: AsyncSession, owner: str, task_ids: Sequence[str], now: datetime) -> list[Task]:
+    """Those of these tasks that are alive and this owner's, in no order."""
+    rows = await session.scalars(select(TaskRow).where(TaskRow.id.in_(task_ids), TaskRow.owner == owner, _alive(now)))
+    return await _with_adaptations(session, rows.all())
+
+
 async def find_by_fingerprint(session: AsyncSession, fingerprint: str, now: datetime) -> Task | None:
     """The live task made by an equal request."""
     rows = await session.scalars(select(TaskRow).where(TaskRow.fingerprint == fingerprint, _alive(now)))

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from app.domain import Adapted, AdaptJob, Answers, Array, InitializerInfo, InitializerRef, InputSpec, Limits, StateKey
+from app.domain import Ability, Adapted, AdaptJob, Answers, Array, InitializerInfo, InitializerRef, InputSpec, Limits, StartTrial, StateKey
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Mean loss and accuracy on examples left out of a support set, as `models.holdout` has them; NaN when n is 0."""
+
+    loss: float
+    accuracy: float
+    n: int
 
 
 class Engine(Protocol):
@@ -22,6 +32,10 @@ class Engine(Protocol):
         """The versions on the device."""
         ...
 
+    def abilities(self, ref: InitializerRef) -> frozenset[Ability]:
+        """What an installed version's learner can do besides. Raises InitializerNotInstalled."""
+        ...
+
     async def retire(self, ref: InitializerRef) -> None:
         """Forgets a version once the batches that use it have ended, and the resident states made by it."""
         ...
@@ -33,10 +47,25 @@ class Engine(Protocol):
         """
         ...
 
-    async def predict(self, key: StateKey, queries: Array) -> Answers:
+    async def try_start(self, job: AdaptJob, neighbour: bytes, fresh: Array) -> StartTrial:
+        """Compares the usual start with that from another task's state, on the examples that are `fresh` (n_support,) bool.
+
+        Only for a version with the ability `restart`. Raises StateCorrupt, InitializerNotInstalled, Overloaded, AdaptationFailed.
+        """
+        ...
+
+    async def score_held_out(self, job: AdaptJob) -> HeldOut:
+        """How well `job` answers examples of its own support set that it is not shown. Keeps no state; costs several adaptations.
+
+        A function of the job's examples as a set. Raises InitializerNotInstalled, Overloaded, AdaptationFailed.
+        """
+        ...
+
+    async def predict(self, key: StateKey, queries: Array, explained: AdaptJob | None = None) -> Answers:
         """Answers queries (n_query, *input shape) float32; concurrent calls share one batched forward.
 
-        Raises StateNotResident when the state must be restored first, InitializerNotInstalled, Overloaded.
+        With `explained`, the job that made the state, the answers carry the weights of its support examples: only for a version with
+        the ability `explain`. Raises StateNotResident when the state must be restored first, InitializerNotInstalled, Overloaded.
         """
         ...
 

@@ -7,28 +7,30 @@ bytes have a thread each, so that neither keeps the device, the event loop or th
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar, cast
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 
 import models.errors
 from app import errors, telemetry
-from app.domain import Adapted, AdaptJob, Answers, Array, InitializerRef, Phases, StateKey
+from app.domain import Ability, Adapted, AdaptJob, Answers, Array, InitializerRef, Phases, StartTrial, StateKey
 from app.engine.batcher import Batcher, BatchLimits
+from app.engine.interface import HeldOut
+from app.engine.lanes import AdaptLane, Bucket, PredictLane, ScoreLane, TrialLane, measure, ms_since, now, size_class
 from app.engine.resident import ResidentStates
 from app.engine.versions import Versions
 from models.artifact import load_initializer_bytes
 from models.devices import MAX_BATCH_SAMPLES, choose_device, count_torch_threads
+from models.installed import Installed, Loaded, count_bytes, install
 from models.learner import Learner
-from models.serving import AdaptedLane, adapt_lanes, decode_state, encode_state, make_template, predict_lanes
-from models.support import Params, State, Support, make_support
+from models.serving import AdaptedLane, AnsweredLane, encode_state
+from models.support import State
+from models.warm_start import encode_params
 
 TRANSLATION: Mapping[type[models.errors.ModelError], type[errors.AppError]] = {
     models.errors.InvalidSupport: errors.InvalidSupport,
@@ -46,56 +48,16 @@ TRANSLATION: Mapping[type[models.errors.ModelError], type[errors.AppError]] = {
 T = TypeVar("T")
 
 
-class LoadedInitializer(Protocol):
-    """What a loader returns; `models.artifact.Initializer` is one."""
-
-    @property
-    def learner(self) -> Learner: ...
-
-    @property
-    def params(self) -> Params: ...
-
-
-Load = Callable[[Mapping[str, Any], bytes], LoadedInitializer]
+Load = Callable[[Mapping[str, Any], bytes], Loaded]
 """Verifies a card and its weights. Raises CheckpointCorrupt."""
 
 
-@dataclass(frozen=True)
-class _Version:
-    """An initializer on the device; `template` says what its adapted states look like."""
-
-    learner: Learner
-    params: Params
-    template: State
-
-
-@dataclass(frozen=True)
-class _Bucket:
-    """Lanes of equal buckets share a batch. Sizes of one class differ by a factor of four at most, and so does padding."""
-
-    work: telemetry.Work
-    initializer: InitializerRef
-    steps: int
-    size_class: int
-
-
-@dataclass(frozen=True)
-class _AdaptLane:
-    version: _Version
-    job: AdaptJob
-    since: float
-
-
-@dataclass(frozen=True)
-class _PredictLane:
-    version: _Version
-    state: State
-    queries: Array
-    since: float
-
-
-_Lane = _AdaptLane | _PredictLane
-_Outcome = tuple[AdaptedLane, Phases] | Answers
+_Adapt = AdaptLane[Installed]
+_Trial = TrialLane[Installed]
+_Predict = PredictLane[Installed, State]
+_Score = ScoreLane[Installed]
+_Lane = _Adapt | _Trial | _Score | _Predict
+_Outcome = tuple[AdaptedLane, Phases] | StartTrial | HeldOut | Answers
 
 
 class TorchEngine:
@@ -122,7 +84,7 @@ class TorchEngine:
         self._max_batch_samples = max_batch_samples or MAX_BATCH_SAMPLES[self._device.type]
         limits = BatchLimits(max_lanes, max_waiting_lanes, max_size=self._max_batch_samples)
         self._batcher: Batcher[_Lane, _Outcome] = Batcher(self._run, self._device_thread, limits)
-        self._versions: Versions[_Version] = Versions()
+        self._versions: Versions[Installed] = Versions()
         self._resident: ResidentStates[State] = ResidentStates(resident_bytes)
         self._lanes: Counter[telemetry.Work] = Counter()
         self._installing = asyncio.Lock()
@@ -151,6 +113,10 @@ class TorchEngine:
             if ref not in self._versions.refs():
                 self._versions.add(ref, await self._call_in(self._loading_thread, lambda: self._load_version(card, weights)))
 
+    def abilities(self, ref: InitializerRef) -> frozenset[Ability]:
+        with self._versions.use(ref) as version:
+            return version.abilities
+
     async def retire(self, ref: InitializerRef) -> None:
         await self._versions.remove(ref)
         self._resident.drop_initializer(ref)
@@ -158,25 +124,35 @@ class TorchEngine:
     async def adapt(self, job: AdaptJob) -> Adapted:
         with self._versions.use(job.key.initializer) as version:
             _check_shape(job.inputs, version.learner, errors.InvalidSupport)
-            outcome = await self._submit("adapt", job.key, _AdaptLane(version, job, _now()), job.steps)
+            outcome = await self._submit("adapt", job.key, AdaptLane(version, now(), job))
             lane, phases = cast(tuple[AdaptedLane, Phases], outcome)
-            self._resident.put(job.key, lane.state, _count_bytes(lane.state))
-            started = _now()
+            self._resident.put(job.key, lane.state, count_bytes(lane.state))
+            started = now()
             encoded = await self._call_in(self._bytes_thread, lambda: encode_state(lane.host_state))
-        return Adapted(encoded, lane.loss, lane.accuracy, replace(phases, encode_ms=_ms_since(started)))
+        embedding = None if lane.embedding is None else lane.embedding.numpy()
+        return Adapted(encoded, lane.loss, lane.accuracy, replace(phases, encode_ms=ms_since(started)), embedding)
 
-    async def predict(self, key: StateKey, queries: Array) -> Answers:
+    async def try_start(self, job: AdaptJob, neighbour: bytes, fresh: Array) -> StartTrial:
+        with self._versions.use(job.key.initializer) as version:
+            return cast(StartTrial, await self._submit("adapt", job.key, TrialLane(version, now(), job, neighbour, fresh)))
+
+    async def score_held_out(self, job: AdaptJob) -> HeldOut:
+        with self._versions.use(job.key.initializer) as version:
+            _check_shape(job.inputs, version.learner, errors.InvalidSupport)
+            return cast(HeldOut, await self._submit("adapt", job.key, ScoreLane(version, now(), job)))
+
+    async def predict(self, key: StateKey, queries: Array, explained: AdaptJob | None = None) -> Answers:
         with self._versions.use(key.initializer) as version, self._resident.pinned(key) as state:
             _check_shape(queries, version.learner, errors.InvalidQuery)
             try:
-                return cast(Answers, await self._submit("predict", key, _PredictLane(version, state, queries, _now())))
+                return cast(Answers, await self._submit("predict", key, PredictLane(version, now(), state, queries, explained)))
             except errors.AdaptationFailed as full:
                 raise errors.Overloaded(f"{full.detail}; try again, or with fewer queries") from full
 
     async def restore(self, key: StateKey, state: bytes) -> None:
         with self._versions.use(key.initializer) as version:
-            restored = await self._call_in(self._bytes_thread, lambda: self._to_device(decode_state(state, version.template)))
-            self._resident.put(key, restored, _count_bytes(restored))
+            restored = await self._call_in(self._bytes_thread, lambda: version.restore(state))
+            self._resident.put(key, restored, count_bytes(restored))
 
     def forget(self, task_id: str) -> None:
         self._resident.drop_task(task_id)
@@ -187,10 +163,10 @@ class TorchEngine:
         for thread in (self._device_thread, self._bytes_thread, self._loading_thread):
             await asyncio.to_thread(thread.shutdown)
 
-    async def _submit(self, work: telemetry.Work, key: StateKey, lane: _Lane, steps: int = 0) -> _Outcome:
-        size = len(lane.job.inputs) if isinstance(lane, _AdaptLane) else len(lane.queries)
+    async def _submit(self, work: telemetry.Work, key: StateKey, lane: _Lane) -> _Outcome:
+        bucket = Bucket(work, key.initializer, lane.options, size_class(lane.size))
         with _in_service_words(), self._counted(work):
-            return await self._batcher.submit(lane, _Bucket(work, key.initializer, steps, _size_class(size)), size)
+            return await self._batcher.submit(lane, bucket, lane.size)
 
     @contextmanager
     def _counted(self, work: telemetry.Work) -> Iterator[None]:
@@ -210,20 +186,19 @@ class TorchEngine:
         with _in_service_words():
             return await asyncio.get_running_loop().run_in_executor(thread, call)
 
-    def _load_version(self, card: Mapping[str, Any], weights: bytes) -> _Version:
-        loaded = self._load(card, weights)
-        params = self._to_device(loaded.params)
-        return _Version(loaded.learner, params, make_template(loaded.learner, params))
-
-    def _to_device(self, tensors: Params) -> Params:
-        return {name: tensor.to(self._device) for name, tensor in tensors.items()}
+    def _load_version(self, card: Mapping[str, Any], weights: bytes) -> Installed:
+        return install(self._load(card, weights), self._device, card.get("confidence"))
 
     def _run(self, bucket: Hashable, lanes: Sequence[_Lane]) -> Sequence[_Outcome | Exception]:
         """One batch, in the device thread."""
-        telemetry.observe_lanes(cast(_Bucket, bucket).work, len(lanes))
-        if isinstance(lanes[0], _AdaptLane):
-            return _run_adaptations(cast(Sequence[_AdaptLane], lanes))
-        return _run_predictions(cast(Sequence[_PredictLane], lanes), self._max_batch_samples)
+        telemetry.observe_lanes(cast(Bucket, bucket).work, len(lanes))
+        if isinstance(lanes[0], AdaptLane):
+            return _run_adaptations(cast(Sequence[_Adapt], lanes))
+        if isinstance(lanes[0], TrialLane):
+            return [_run_trial(lane) for lane in cast(Sequence[_Trial], lanes)]
+        if isinstance(lanes[0], ScoreLane):
+            return [_run_score(lane, self._max_batch_samples) for lane in cast(Sequence[_Score], lanes)]
+        return _run_predictions(cast(Sequence[_Predict], lanes), self._max_batch_samples)
 
 
 def translate(fault: models.errors.ModelError) -> errors.AppError:
@@ -239,58 +214,42 @@ def _in_service_words() -> Iterator[None]:
         raise translate(fault) from fault
 
 
-def _run_adaptations(lanes: Sequence[_AdaptLane]) -> list[_Outcome | Exception]:
-    started, version = _now(), lanes[0].version
-    adapted = adapt_lanes(version.learner, version.params, [_to_support(lane.job) for lane in lanes], lanes[0].job.steps)
+def _run_adaptations(lanes: Sequence[_Adapt]) -> list[_Outcome | Exception]:
+    started, version = now(), lanes[0].version
+    adapted = version.adapt([lane.job for lane in lanes], lanes[0].job.steps, lanes[0].job.start)
     diverged = errors.AdaptationFailed("the inner loop ended in numbers that are not finite; try fewer steps, or smaller inputs")
     return [
-        (outcome, _measure(lane.since, started, len(lanes))) if outcome.is_finite else diverged
+        (outcome, measure(lane.since, started, len(lanes))) if outcome.is_finite else diverged
         for lane, outcome in zip(lanes, adapted, strict=True)
     ]
 
 
-def _run_predictions(lanes: Sequence[_PredictLane], max_samples: int) -> list[_Outcome | Exception]:
-    started, version = _now(), lanes[0].version
-    queries = [torch.from_numpy(_own_float32(lane.queries)) for lane in lanes]
-    answers = predict_lanes(version.learner, version.params, [lane.state for lane in lanes], queries, max_samples)
+def _run_trial(lane: _Trial) -> StartTrial:
+    trial = lane.version.try_start(lane.job, lane.neighbour, lane.fresh.tolist(), lane.job.steps)
+    return StartTrial(encode_params(trial.start), trial.cold, trial.warm, trial.n_held_out)
+
+
+def _run_score(lane: _Score, max_samples: int) -> HeldOut:
+    score = lane.version.score_held_out(lane.job, lane.job.steps, max_samples)
+    return HeldOut(score.loss, score.accuracy, score.n)
+
+
+def _run_predictions(lanes: Sequence[_Predict], max_samples: int) -> list[_Outcome | Exception]:
+    started, version = now(), lanes[0].version
+    explained = [lane.explained for lane in lanes if lane.explained is not None]  # of every lane of a bucket, or of none
+    answers = version.predict([lane.state for lane in lanes], [lane.queries for lane in lanes], max_samples, explained)
     too_large = errors.InvalidQuery("the answers are not finite numbers; expected queries in the range of the support set")
     return [
-        Answers(values.numpy(), _measure(lane.since, started, len(lanes))) if bool(values.isfinite().all()) else too_large
-        for lane, values in zip(lanes, answers, strict=True)
+        _to_answers(answer, measure(lane.since, started, len(lanes))) if answer.is_finite else too_large
+        for lane, answer in zip(lanes, answers, strict=True)
     ]
 
 
-def _to_support(job: AdaptJob) -> Support:
-    targets = torch.from_numpy(np.array(job.targets, dtype=np.int64 if job.n_way else np.float32))
-    return make_support(torch.from_numpy(_own_float32(job.inputs)), targets, job.n_way)
-
-
-def _own_float32(array: Array) -> Array:
-    """A copy: arrays decoded from a request may be read-only, and a tensor over them would not be."""
-    return np.array(array, dtype=np.float32, order="C")
+def _to_answers(answer: AnsweredLane, phases: Phases) -> Answers:
+    unknown, weights = (None if tensor is None else tensor.numpy() for tensor in (answer.unknown, answer.weights))
+    return Answers(answer.values.numpy(), phases, unknown, weights)
 
 
 def _check_shape(inputs: Array, learner: Learner, error: type[errors.AppError]) -> None:
     if len(inputs) == 0 or inputs.shape[1:] != learner.input_shape:
         raise error(f"expected one or more inputs of shape {learner.input_shape}, got an array of shape {inputs.shape}")
-
-
-def _size_class(size: int) -> int:
-    """0 for 1, 1 up to 4, 2 up to 16, 3 up to 64, ..."""
-    return ((size - 1).bit_length() + 1) // 2
-
-
-def _count_bytes(state: State) -> int:
-    return sum(tensor.nbytes for tensor in state.values())
-
-
-def _measure(since: float, started: float, lanes: int) -> Phases:
-    return Phases(queue_ms=(started - since) * 1000, device_ms=_ms_since(started), lanes=lanes)
-
-
-def _now() -> float:
-    return time.perf_counter()
-
-
-def _ms_since(started: float) -> float:
-    return (_now() - started) * 1000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from time import perf_counter
 
@@ -22,10 +23,13 @@ from app.db.tables import AdaptationRow
 from app.domain import Adaptation, Adapted, Answers, Array, InitializerInfo, PredictionSet, StateKey, SupportSet, as_float32
 from app.engine.interface import Engine
 from app.errors import AppError, Draining, InitializerNotInstalled, Overloaded, StateNotResident, Unavailable
+from app.services.choosing import Chooser
 from app.services.initializers import InitializerService
 from app.services.lanes import build_job, name_answers, phases_ms, state_key
 from app.services.queue_port import JobQueue
+from app.services.rebuilding import StateSource
 from app.services.support_rules import check_options, check_queries, check_support
+from app.services.warm_start import Started, WarmStarts
 from app.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -48,6 +52,8 @@ class AdaptationService:
     ) -> None:
         self._database, self._cache, self._signals, self._engine = database, cache, signals, engine
         self._queue, self._initializers, self._settings = queue, initializers, settings
+        self._chooser = Chooser(database, engine, initializers, settings)
+        self._warm_starts = WarmStarts(database, engine, initializers, StateSource(database, cache, engine, initializers))
 
     async def run(self, task_id: str, revision: int) -> None:
         """Adapts one revision; safe to call any number of times, in any number of processes, and to be killed at any point.
@@ -98,20 +104,27 @@ class AdaptationService:
             await self._queue.enqueue_adaptation(task_id, revision)
         return len(lost)
 
-    async def _adapt(self, adaptation: Adaptation, support_id: str) -> None:
-        key = state_key(adaptation)
-        loaded = await self._load(adaptation, support_id)
-        if loaded is None:
+    async def _adapt(self, claimed: Adaptation, support_id: str) -> None:
+        loaded = await self._load(claimed, support_id)
+        adaptation = await self._chooser.settle(claimed, loaded[0]) if loaded is not None else None
+        if loaded is None or adaptation is None:
             return
-        support, query = loaded
+        key, (support, query) = state_key(adaptation), loaded
         info = await self._initializers.ensure_installed(adaptation.initializer)
         check_support(support, info)  # a re-adaptation may meet a version with narrower limits
         check_options(adaptation.options, info)
         job = build_job(adaptation, support, info)
         adapted = await self._initializers.using(key.initializer, lambda: self._engine.adapt(job))
-        store_ms = await self._keep(key, adapted.state)
-        answers = await self._answer_query_set(adaptation, info, query, adapted)
-        await self._finish(adaptation, adapted, answers, store_ms)
+        if not adaptation.options.warm_start:
+            store_ms = await self._keep(key, adapted.state)
+            answers = await self._answer_query_set(adaptation, info, query, adapted)
+            await self._finish(adaptation, Started(adapted), answers, store_ms)
+            return
+        started = await self._warm_starts.improve(adaptation, info, support, job, adapted)
+        answers = await self._answer_query_set(adaptation, info, query, started.adapted)
+        # Two workers with the same job may find other neighbours; only the state of the one that finishes may be seen by others.
+        if await self._finish(adaptation, started, answers, 0.0):
+            await self._keep(key, started.adapted.state)
 
     async def _load(self, adaptation: Adaptation, support_id: str) -> tuple[SupportSet, Array | None] | None:
         """Support set and query set, or None when the task was deleted since the claim."""
@@ -159,10 +172,10 @@ class AdaptationService:
                 await self._initializers.using(key.initializer, lambda: self._engine.restore(key, state))
         raise Overloaded("The device drops adapted states faster than they can be used.")
 
-    async def _finish(self, adaptation: Adaptation, adapted: Adapted, answers: PredictionSet | None, store_ms: float) -> None:
+    async def _finish(self, adaptation: Adaptation, started: Started, answers: PredictionSet | None, store_ms: float) -> bool:
         """One transaction: the row, the task's serving revision and the query set's predictions; of several finishers one wins."""
-        timings_ms = _timings_ms(adaptation, adapted, store_ms)
-        finish = Finish(adapted.loss, adapted.accuracy, timings_ms)
+        timings_ms = _timings_ms(adaptation, started.adapted, store_ms)
+        finish = _make_finish(started, timings_ms)
         async with self._database.write() as session:
             before = await adaptations.serving_before(session, adaptation.task_id)
             won = await adaptations.finish_ready(session, adaptation.task_id, adaptation.revision, _now(), finish)
@@ -170,12 +183,13 @@ class AdaptationService:
                 await predictions.insert_predictions(session, answers)
         if not won:
             await self._clean_up_after_lost_finish(adaptation)
-            return
+            return False
         telemetry.count_adaptation("ready", timings_ms)
         if before is not None and before.revision < adaptation.revision:
             with contextlib.suppress(Unavailable):  # superseded: its TTL would end it anyway
                 await self._cache.delete(before)
         await self._signals.publish(adaptation_topic(adaptation.task_id, adaptation.revision))
+        return True
 
     async def _clean_up_after_lost_finish(self, adaptation: Adaptation) -> None:
         telemetry.count_adaptation("superseded")
@@ -185,6 +199,8 @@ class AdaptationService:
             self._engine.forget(adaptation.task_id)
             with contextlib.suppress(Unavailable):
                 await self._cache.delete_task(adaptation.task_id)
+        elif adaptation.options.warm_start:  # the winner may have started elsewhere: the state here is not the one that serves
+            self._engine.forget(adaptation.task_id)
 
     async def _give_back(self, adaptation: Adaptation) -> None:
         """Without a database the row stays `adapting` until the sweeper finds it; that costs an attempt and loses nothing."""
@@ -226,6 +242,12 @@ class AdaptationService:
 def _is_exhausted(row: AdaptationRow, before: datetime, max_attempts: int) -> bool:
     touched = row.started_at or row.created_at
     return row.status in adaptations.UNFINISHED and row.attempts >= max_attempts and touched <= before
+
+
+def _make_finish(started: Started, timings_ms: dict[str, float]) -> Finish:
+    adapted = started.adapted
+    warm_start = asdict(started.warm_start) if started.warm_start is not None else None
+    return Finish(adapted.loss, adapted.accuracy, timings_ms, rows.embedding_to_bytes(adapted.embedding), warm_start, started.start)
 
 
 def _timings_ms(adaptation: Adaptation, adapted: Adapted, store_ms: float) -> dict[str, float]:

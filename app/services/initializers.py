@@ -16,7 +16,7 @@ from app.cache.keys import initializer_topic
 from app.cache.signals import Signals
 from app.db import adaptations, initializers
 from app.db.session import Database
-from app.domain import InitializerInfo, InitializerRef
+from app.domain import Ability, InitializerInfo, InitializerRef
 from app.engine.interface import Engine
 from app.errors import AppError, InitializerNotInstalled, InitializerRejected
 from app.services.initializer_folder import (
@@ -85,6 +85,14 @@ class InitializerService:
         if ref not in self._engine.installed():
             await self._installs.run(ref, lambda: self._install(ref))
         return await self._info(ref)
+
+    async def abilities(self, ref: InitializerRef) -> frozenset[Ability]:
+        """What a version's learner can do besides adapting and predicting; the version is loaded for it."""
+
+        async def ask() -> frozenset[Ability]:
+            return self._engine.abilities(ref)
+
+        return await self.using(ref, ask)
 
     async def using(self, ref: InitializerRef, call: Callable[[], Awaitable[R]]) -> R:
         """The result of an engine call that needs `ref`, installed first and again if it was retired in between."""

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
-from app.domain import Adaptation, AdaptJob, Answers, Array, InitializerInfo, Phases, Prediction, StateKey, SupportSet, as_float32
+from app.domain import (
+    Adaptation,
+    AdaptJob,
+    Answers,
+    Array,
+    Evidence,
+    InitializerInfo,
+    Label,
+    Phases,
+    Prediction,
+    StateKey,
+    SupportSet,
+    as_float32,
+)
+
+MAX_EVIDENCE = 5
+"""An explanation names at most this many support examples."""
 
 
 def state_key(adaptation: Adaptation) -> StateKey:
@@ -12,26 +31,58 @@ def state_key(adaptation: Adaptation) -> StateKey:
     return StateKey(adaptation.task_id, adaptation.revision, adaptation.initializer)
 
 
-def build_job(adaptation: Adaptation, support: SupportSet, info: InitializerInfo) -> AdaptJob:
-    """The lane of one adaptation; classes are numbered in sorted order, steps are the initializer's own unless chosen."""
+def build_job(adaptation: Adaptation, support: SupportSet, info: InitializerInfo, start: bytes | None = None) -> AdaptJob:
+    """The lane of one adaptation; classes are numbered in sorted order, steps and start are the initializer's own unless given."""
     regression = info.kind == "regression"
     return AdaptJob(
         key=state_key(adaptation),
         inputs=as_float32(support.inputs),
         targets=_values(support) if regression else _class_indices(support),
         n_way=0 if regression else len(support.classes),
-        steps=adaptation.options.steps or info.default_steps,
+        steps=_choose_steps(adaptation, info),
+        start=start,
     )
 
 
-def name_answers(answers: Answers, adaptation: Adaptation, info: InitializerInfo) -> tuple[Prediction, ...]:
-    """Labels get their names back: the likeliest class with every class's probability, or the value."""
+def _choose_steps(adaptation: Adaptation, info: InitializerInfo) -> int:
+    """The client's, else those that `auto` chose while this version's limits allow them, else the initializer's own."""
+    chosen = (adaptation.selection or {}).get("chosen") or {}
+    steps = adaptation.options.steps or chosen.get("steps") or info.default_steps
+    return int(steps) if steps <= max(info.limits.max_steps, info.default_steps) else info.default_steps
+
+
+def name_answers(
+    answers: Answers, adaptation: Adaptation, info: InitializerInfo, explained: SupportSet | None = None
+) -> tuple[Prediction, ...]:
+    """Labels get their names back: the likeliest class with every class's probability, or the value; `explained` names the evidence."""
+    named = _name_values(answers, adaptation, info)
+    if explained is None or answers.weights is None:
+        return named
+    return tuple(
+        replace(prediction, explanation=choose_evidence(weights, explained.labels))
+        for prediction, weights in zip(named, answers.weights, strict=True)
+    )
+
+
+def choose_evidence(weights: Array, labels: Sequence[Label]) -> tuple[Evidence, ...]:
+    """The examples of largest absolute weight (n_support,), largest first, equal ones by index; those of weight zero say nothing."""
+    size = np.abs(weights)
+    n_kept = min(MAX_EVIDENCE, len(size))
+    candidates = np.flatnonzero((size >= np.partition(size, -n_kept)[-n_kept]) & (size > 0))
+    order = candidates[np.argsort(-size[candidates], kind="stable")][:n_kept]
+    return tuple(Evidence(int(i), labels[i], float(weights[i])) for i in order)
+
+
+def _name_values(answers: Answers, adaptation: Adaptation, info: InitializerInfo) -> tuple[Prediction, ...]:
     if info.kind == "regression":
         return tuple(Prediction(label=row[0], value=row) for row in answers.values.astype(float).tolist())
     names = adaptation.classes
     best = answers.values.argmax(axis=1)
     rows = answers.values.astype(float).tolist()
-    return tuple(Prediction(names[i], dict(zip(names, row, strict=True))) for i, row in zip(best, rows, strict=True))
+    unknown = [None] * len(rows) if answers.unknown is None else answers.unknown.astype(float).tolist()
+    return tuple(
+        Prediction(names[i], dict(zip(names, row, strict=True)), unknown=score) for i, row, score in zip(best, rows, unknown, strict=True)
+    )
 
 
 def phases_ms(phases: Phases) -> dict[str, float]:

@@ -6,18 +6,18 @@ import contextlib
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import NoReturn
 
 import structlog
 
 from app import telemetry
 from app.cache.states import StateCache
-from app.db import adaptations, predictions, rows, tasks
 from app.db import initializers as registry
+from app.db import predictions, tasks
 from app.db.ids import new_id
 from app.db.session import Database
 from app.domain import (
     Adaptation,
+    AdaptJob,
     Answers,
     Array,
     Caller,
@@ -26,16 +26,17 @@ from app.domain import (
     Page,
     PredictionSet,
     StateKey,
-    Status,
-    Task,
+    SupportSet,
     as_float32,
 )
 from app.engine.interface import Engine
-from app.errors import AppError, Conflict, InitializerNotInstalled, Overloaded, StateCorrupt, StateNotResident, Unavailable
+from app.errors import AppError, Conflict, InitializerNotInstalled, Issue, Overloaded, StateCorrupt, StateNotResident
 from app.services.initializers import InitializerService
 from app.services.lanes import build_job, name_answers, phases_ms, state_key
 from app.services.queue_port import JobQueue
 from app.services.readaptation import Readaptation
+from app.services.rebuilding import StateSource
+from app.services.serving import require_serving
 from app.services.single_flight import SingleFlight
 from app.services.support_rules import check_queries
 from app.services.tasks import require_task, task_not_found
@@ -59,7 +60,8 @@ class PredictionService:
     def __init__(
         self, database: Database, cache: StateCache, engine: Engine, queue: JobQueue, initializers: InitializerService, settings: Settings
     ) -> None:
-        self._database, self._cache, self._engine = database, cache, engine
+        self._database, self._engine = database, engine
+        self._states = StateSource(database, cache, engine, initializers)
         self._initializers, self._settings = initializers, settings
         self._readaptation = Readaptation(database, queue)
         self._flights: SingleFlight[StateKey, None] = SingleFlight()
@@ -72,13 +74,14 @@ class PredictionService:
         async with self._database.read() as session:
             task = await require_task(session, caller, task_id)
             current = await registry.current_ref(session, task.latest.initializer.name)
-        adaptation = task.serving or _refuse(task)
+        adaptation = require_serving(task)
         info = await self._initializers.get(adaptation.initializer.name, adaptation.initializer.version)
         is_behind = current is not None and task.latest.initializer.version < current.version
         return Serving(adaptation, info, newer=current if is_behind else None)
 
-    async def predict(self, found: Serving, queries: Array, *, record: bool = False) -> PredictionSet:
-        """Answers queries (n_query, *input shape), float32 or uint8; with `record` they are kept and `id` is set.
+    async def predict(self, found: Serving, queries: Array, *, record: bool = False, explain: bool = False) -> PredictionSet:
+        """Answers queries (n_query, *input shape), float32 or uint8; with `record` they are kept and `id` is set; with `explain` each
+        says which support examples drove it (Conflict not_supported when the learner cannot say).
 
         A task adapted by an older version than the current one answers with it, and is re-adapted in the background (once).
         Redis away does not matter while the state is on the device. Raises InvalidQuery (`#/inputs/...`), Overloaded, Unavailable,
@@ -87,13 +90,15 @@ class PredictionService:
         started = perf_counter()
         serving, info = found.adaptation, found.info
         check_queries(queries, info, max_queries=self._settings.max_queries)
-        answers = await self._answer(serving, as_float32(queries))
+        support = await self._load_explained(serving) if explain else None
+        job = build_job(serving, support, info) if support is not None else None
+        answers = await self._answer(serving, as_float32(queries), job)
         timings_ms = {**phases_ms(answers.phases), "total": round((perf_counter() - started) * 1000, 3)}
         answered = PredictionSet(
             task_id=serving.task_id,
             revision=serving.revision,
             initializer=serving.initializer,
-            predictions=name_answers(answers, serving, info),
+            predictions=name_answers(answers, serving, info, support),
             timings_ms=timings_ms,
             created_at=datetime.now(UTC),
         )
@@ -110,11 +115,11 @@ class PredictionService:
             await require_task(session, caller, task_id)
             return await predictions.list_predictions(session, task_id, after=after, limit=limit)
 
-    async def _answer(self, serving: Adaptation, queries: Array) -> Answers:
+    async def _answer(self, serving: Adaptation, queries: Array, explained: AdaptJob | None) -> Answers:
         key = state_key(serving)
         for attempt in range(3):
             try:
-                answers = await self._engine.predict(key, queries)
+                answers = await self._engine.predict(key, queries, explained)
             except (StateNotResident, InitializerNotInstalled):
                 if attempt == 0:
                     telemetry.count_state("device", "miss")
@@ -128,32 +133,21 @@ class PredictionService:
     async def _make_resident(self, serving: Adaptation) -> None:
         """From the cache, else by adapting again: same support, same version, same options, hence the same state (law 5)."""
         key = state_key(serving)
-        state = await self._cached(key)
+        state = await self._states.find_cached(key)
         telemetry.count_state("cache", "miss" if state is None else "hit")
         if state is not None:
             with contextlib.suppress(StateCorrupt):
                 return await self._initializers.using(key.initializer, lambda: self._engine.restore(key, state))
-        await self._adapt_again(serving)
+        await self._states.rebuild(serving)
 
-    async def _adapt_again(self, serving: Adaptation) -> None:
-        key = state_key(serving)
-        async with self._database.read() as session:
-            row = await adaptations.find_adaptation(session, key.task_id, key.revision)
-            stored = await tasks.find_examples(session, key.task_id, row.support_id) if row is not None else None
-        if stored is None:
-            raise task_not_found(key.task_id)
-        info = await self._initializers.ensure_installed(key.initializer)
-        job = build_job(serving, rows.support_from(stored), info)
-        adapted = await self._initializers.using(key.initializer, lambda: self._engine.adapt(job))
-        with contextlib.suppress(Unavailable):
-            await self._cache.put(key, adapted.state)
-
-    async def _cached(self, key: StateKey) -> bytes | None:
-        try:
-            return await self._cache.get(key)
-        except Unavailable as error:
-            _log.warning("state_cache_unavailable", key=str(key), detail=error.detail)
-            return None
+    async def _load_explained(self, serving: Adaptation) -> SupportSet:
+        if "explain" not in await self._initializers.abilities(serving.initializer):
+            raise Conflict(
+                f"The learner of {serving.initializer} cannot say which support examples drove an answer; leave `explain` out.",
+                code="not_supported",
+                issues=[Issue("#/query/explain", f"{serving.initializer} explains nothing")],
+            )
+        return await self._states.load_support(serving)
 
     async def _record(self, answered: PredictionSet) -> PredictionSet:
         kept = replace(answered, id=new_id("pred", answered.created_at), source="recorded")
@@ -169,11 +163,3 @@ class PredictionService:
             await self._readaptation.start(task_id, newer)
         except AppError as error:
             _log.warning("readaptation_not_started", task_id=task_id, code=error.code, detail=error.detail)
-
-
-def _refuse(task: Task) -> NoReturn:
-    """Nothing of this task can answer yet, or ever will as it stands."""
-    latest = task.latest
-    if latest.status is Status.FAILED:
-        raise Conflict(f"The adaptation failed ({latest.error_code}): {latest.error_detail}", code="adaptation_failed")
-    raise Conflict(f"The task is {latest.status}; no revision is ready yet.", code="task_not_ready", retry_after_s=1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from app.domain import Array, InitializerRef, Scope, SupportSet, TaskOptions
+from app.domain import Adaptation, Array, InitializerRef, Scope, SupportSet, Task, TaskOptions
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,25 @@ class ReloadOutcome:
     new: InitializerRef
     changed: bool
     readapting: int = 0
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A similar task: its distance, the root of the sum of the squares of `parts`, and each part's own distance."""
+
+    task: Task
+    distance: float
+    parts: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """The tasks nearest to one adaptation, nearest first, of `compared` tasks; `has_more`: older ones were left out."""
+
+    of: Adaptation
+    neighbours: tuple[Neighbour, ...]
+    compared: int
+    has_more: bool
 
 
 @dataclass(frozen=True)

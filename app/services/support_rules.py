@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.domain import Array, InitializerInfo, Label, SupportSet, TaskOptions
+from app.domain import Ability, Array, InitializerInfo, Label, SupportSet, TaskOptions
 from app.errors import InvalidOptions, InvalidQuery, InvalidSupport, Issue
 
 _MAX_ISSUES = 20
@@ -57,6 +57,13 @@ def check_options(options: TaskOptions, info: InitializerInfo, *, pointer: str =
     else:
         expected = f"expected 1 to {info.limits.max_steps} for {info.ref.name}, got {options.steps}"
     raise InvalidOptions(f"steps: {expected}", issues=[Issue(f"{pointer}/steps", expected)])
+
+
+def check_warm_start(options: TaskOptions, abilities: frozenset[Ability], info: InitializerInfo, *, pointer: str = "#/options") -> None:
+    """Raises InvalidOptions when a warm start is asked of a learner that cannot start from other weights."""
+    if options.warm_start and not abilities >= {"embed", "restart"}:
+        expected = f"{info.ref.name} cannot start from the weights of another task; leave `warm_start` out"
+        raise InvalidOptions(f"warm_start: {expected}", issues=[Issue(f"{pointer}/warm_start", expected)])
 
 
 def _length_issues(support: SupportSet, pointer: str) -> list[Issue]:

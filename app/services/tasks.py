@@ -19,13 +19,16 @@ from app.db.tables import AdaptationRow, TaskRow
 from app.domain import Caller, InitializerInfo, Page, Status, SupportSet, Task, TaskOptions
 from app.engine.interface import Engine
 from app.errors import InvalidBody, Issue, NotFound, Unavailable
+from app.services.candidates import Offer, choose_offer, list_offers, name_offer
+from app.services.choosing import ask_for_choice
 from app.services.fingerprint import fingerprint
 from app.services.initializers import InitializerService
 from app.services.queue_port import JobQueue
 from app.services.readaptation import Readaptation
 from app.services.requests import NewTask, Removal
+from app.services.selection import AUTO
 from app.services.support_revision import revise_support
-from app.services.support_rules import check_counts, check_examples, check_options, check_queries, check_support
+from app.services.support_rules import check_examples, check_options, check_queries, check_warm_start
 from app.settings import Settings
 
 _RECHECK_S = 1.0
@@ -54,12 +57,14 @@ class TaskService:
 
         The row is committed before the job is enqueued. When the queue cannot be reached after the commit the task is still
         accepted: the row is the outbox and the sweeper enqueues it. Raises NotFound initializer_not_found, InvalidSupport
-        (`#/support/...`), InvalidQuery (`#/query/...`), InvalidOptions (`#/options/steps`), InvalidBody (`#/ttl_s`), Unavailable.
+        (`#/support/...`), InvalidQuery (`#/query/...`), InvalidOptions (`#/options/...`), InvalidBody (`#/ttl_s`), Unavailable.
         """
-        info = await self._initializers.get(new.initializer)
+        offer = await self._find_offer(new)
+        info = offer.admit(new.support, new.options)
         self._check(new, info)
+        await self._check_warm_start(new.options, offer)
         async with self._database.write() as session:
-            task, is_new = await self._insert(session, caller, new, info)
+            task, is_new = await self._insert(session, caller, new, offer, info)
         if is_new:
             telemetry.count_task(info.ref.name)
             await self._outbox.enqueue(task.id, task.latest.revision)
@@ -101,13 +106,14 @@ class TaskService:
         `#/remove/indices/0`, NotFound.
         """
         task = await self.get(caller, task_id)
-        info = await self._initializers.get(task.latest.initializer.name)
+        offer = await self.find_offer(task)
         if add is not None:
-            check_examples(add, info, pointer="#/add")
-        if options is not None:
-            check_options(options, info)
+            check_examples(add, offer.infos[0], pointer="#/add")
+        if options is not None and not offer.is_auto:
+            check_options(options, offer.infos[0])
+            await self._check_warm_start(options, offer)
         async with self._database.write() as session:
-            revision = await _insert_revision(session, caller, task_id, info, add, remove or Removal(), options)
+            revision = await _insert_revision(session, caller, task_id, offer, add, remove or Removal(), options)
             revised = await require_task(session, caller, task_id)
         await self._outbox.enqueue(task_id, revision)
         return revised
@@ -123,17 +129,34 @@ class TaskService:
                     return task
                 await subscription.wait(min(left_s, _RECHECK_S))
 
+    async def find_offer(self, task: Task) -> Offer:
+        """What a new revision of a task is adapted with: its initializer's current version, or what `auto` may choose from."""
+        info = await self._initializers.get(task.latest.initializer.name)
+        if task.latest.selection is None:
+            return name_offer(info)
+        current = [each for each in await self._initializers.list() if (each.kind, each.input) == (info.kind, info.input)]
+        return Offer(info.input, tuple(current), is_auto=True)
+
+    async def _find_offer(self, new: NewTask) -> Offer:
+        if new.initializer != AUTO:
+            return name_offer(await self._initializers.get(new.initializer))
+        return choose_offer(list_offers(await self._initializers.list(), new.support.labels), new.support.inputs.shape[1:])
+
     def _check(self, new: NewTask, info: InitializerInfo) -> None:
-        check_support(new.support, info)
-        check_options(new.options, info)
         if new.query is not None:
             check_queries(new.query, info, max_queries=self._settings.max_queries, pointer="#/query")
         if new.ttl_s is not None and not 1 <= new.ttl_s <= self._settings.max_ttl_s:
             expected = f"expected 1 to {self._settings.max_ttl_s} seconds, got {new.ttl_s}"
             raise InvalidBody(f"ttl_s: {expected}", issues=[Issue("#/ttl_s", expected)])
 
-    async def _insert(self, session: AsyncSession, caller: Caller, new: NewTask, info: InitializerInfo) -> tuple[Task, bool]:
-        mark, now = fingerprint(caller, info.ref, new), _now()
+    async def _check_warm_start(self, options: TaskOptions, offer: Offer) -> None:
+        """Under `auto` nobody knows yet whether the learner can; the adaptation will say what became of it."""
+        info = offer.infos[0]
+        if options.warm_start and not offer.is_auto:
+            check_warm_start(options, await self._initializers.abilities(info.ref), info)
+
+    async def _insert(self, session: AsyncSession, caller: Caller, new: NewTask, offer: Offer, info: InitializerInfo) -> tuple[Task, bool]:
+        mark, now = fingerprint(caller, offer.mark, new), _now()
         equal = await tasks.find_by_fingerprint(session, mark, now)
         if equal is not None:
             return equal, False
@@ -147,7 +170,8 @@ class TaskService:
         await tasks.insert_examples(session, rows.examples_to_values(task_id, new.support.inputs, new.support.labels))
         if new.query is not None:
             await tasks.insert_examples(session, rows.examples_to_values(task_id, new.query))
-        session.add(rows.new_adaptation(task_id, 1, info, new.support, new.options, now))
+        selection = ask_for_choice() if offer.is_auto else None
+        session.add(rows.new_adaptation(task_id, 1, info, new.support, new.options, now, selection))
         await session.flush()
         return await require_task(session, caller, task_id), True
 
@@ -183,7 +207,7 @@ async def _insert_revision(
     session: AsyncSession,
     caller: Caller,
     task_id: str,
-    info: InitializerInfo,
+    offer: Offer,
     add: SupportSet | None,
     remove: Removal,
     options: TaskOptions | None,
@@ -193,13 +217,13 @@ async def _insert_revision(
     if stored is None:
         raise RuntimeError(f"Task {task_id} has no support set {latest.support_id}. This is a bug.")
     support = revise_support(rows.support_from(stored), add, remove)
-    check_counts(support, info, pointer="#/support")
     chosen = options if options is not None else rows.options_from_json(latest.options)
-    check_options(chosen, info)
+    info = offer.admit(support, chosen)
     task.latest_revision += 1
     task.fingerprint = None
     await tasks.insert_examples(session, rows.examples_to_values(task_id, support.inputs, support.labels))
-    session.add(rows.new_adaptation(task_id, task.latest_revision, info, support, chosen, _now()))
+    selection = ask_for_choice() if offer.is_auto else None
+    session.add(rows.new_adaptation(task_id, task.latest_revision, info, support, chosen, _now(), selection))
     await session.flush()
     return task.latest_revision
 

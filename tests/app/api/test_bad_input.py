@@ -182,8 +182,8 @@ async def test_a_fault_is_told_with_its_code_and_place(service: Service, name: s
 
 
 EXPECTATIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown initializer": ({"initializer": "nothing"}, "expected one of tiny-curve, tiny-ink"),
-    "unknown option": ({"options": {"speed": 3}}, "unknown; expected steps"),
+    "unknown initializer": ({"initializer": "nothing"}, "expected one of auto, tiny-curve, tiny-ink"),
+    "unknown option": ({"options": {"speed": 3}}, "unknown; expected steps, warm_start"),
     "unknown key": ({"support": {"inputs": PIXELS, "labels": LABELS, "x": 1}}, "unknown; expected inputs, labels"),
     "labels are numbers": (_support(PIXELS, [1, 2, 3, 4]), "the number 1; tiny-ink expects a class name, a text of 1 to 200 characters"),
     "image bomb": (_support(_images(_bomb(), *[ONE] * 3)), "expected at most 40000 pixels, found far more"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
+import pytest
 
 from app.domain import InitializerRef
+from models import installed
 from tests.app.api.conftest import Service, base64_text, make_task, npy, png, strokes, task_body
 
 
@@ -17,6 +19,7 @@ async def test_an_answer_names_label_probabilities_version_and_timings(service: 
     assert [prediction["label"] for prediction in answers["predictions"]] == ["a", "b"]
     assert set(answers["predictions"][0]["probabilities"]) == {"a", "b", "c", "d"}
     assert abs(sum(answers["predictions"][0]["probabilities"].values()) - 1) < 1e-5
+    assert answers["predictions"][0]["unknown"] is None, "the card has no figures for it"
     assert (answers["initializer"], answers["revision"]) == ({"name": "tiny-ink", "version": 1}, 1)
     assert (answers["id"], answers["source"]) == (None, "live")
     assert "decode" in answers["timings_ms"]
@@ -87,3 +90,38 @@ async def test_the_old_revision_answers_until_the_new_one_is_ready(service: Serv
     )
     assert (done.status_code, done.json()["status"]) == (200, "ready"), done.text
     assert set(done.json()["support"]["classes"]) == {"d", "e", "f"}
+
+
+async def test_an_explanation_shows_which_examples_drove_each_answer(service: Service) -> None:
+    task = await make_task(service.user, support={"inputs": (strokes(8) / 255).tolist(), "labels": list("abcdabcd")})
+    inputs = (strokes(8)[[3, 6]] / 255).tolist()
+    response = await service.user.post(task["links"]["predictions"], params={"explain": "true"}, json={"inputs": inputs})
+    first, second = response.json()["predictions"]
+    assert [(each["explanation"][0]["index"], each["explanation"][0]["label"]) for each in (first, second)] == [(3, "d"), (6, "c")]
+    for each in (first, second):
+        sizes = [abs(evidence["weight"]) for evidence in each["explanation"]]
+        assert 1 <= len(sizes) <= 5
+        assert sizes == sorted(sizes, reverse=True)
+        assert sum(sizes) <= 1 + 1e-5
+    plain = (await service.user.post(task["links"]["predictions"], json={"inputs": inputs})).json()["predictions"]
+    assert [each["label"] for each in plain] == [first["label"], second["label"]]
+    assert all("explanation" not in each for each in plain)
+
+
+async def test_values_are_explained_too(service: Service) -> None:
+    curve = {"inputs": [[0.5], [1.0], [2.0]], "labels": [0.5, 1.0, 2.0]}
+    task = await make_task(service.user, initializer="tiny-curve", support=curve)
+    response = await service.user.post(task["links"]["predictions"], params={"explain": "true"}, json={"inputs": [[1.1]]})
+    [evidence] = [each["explanation"] for each in response.json()["predictions"]]
+    assert {each["index"]: each["label"] for each in evidence}.items() <= {0: 0.5, 1: 1.0, 2: 2.0}.items()
+    assert sum(abs(each["weight"]) for each in evidence) == pytest.approx(1, abs=1e-5)
+
+
+async def test_a_learner_that_cannot_explain_says_so(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(installed.ABILITIES, "explain")
+    task = await make_task(service.user)
+    body = {"inputs": (strokes(1) / 255).tolist()}
+    response = await service.user.post(task["links"]["predictions"], params={"explain": "true"}, json=body)
+    assert (response.status_code, response.json()["code"]) == (409, "not_supported")
+    assert response.json()["errors"][0]["pointer"] == "#/query/explain"
+    assert (await service.user.post(task["links"]["predictions"], json=body)).status_code == 200

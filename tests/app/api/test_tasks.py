@@ -140,7 +140,7 @@ async def test_a_regression_task_answers_with_numbers(service: Service) -> None:
     support = {"inputs": [0.0, 0.5, 1.0], "labels": [0, 1, 2.5]}
     task = await make_task(service.user, initializer="tiny-curve", support=support, options={"steps": 3}, query=[0.25])
     assert len(task["loss"]) == 4
-    assert task["options"] == {"steps": 3}
+    assert task["options"] == {"steps": 3, "warm_start": False}
     kept = (await service.user.get(task["links"]["predictions"])).json()["data"][0]
     assert (kept["source"], len(kept["predictions"][0]["value"])) == ("query", 1)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ from app.client import (
     Retries,
     Unauthenticated,
     Unreachable,
+    WarmStart,
 )
 from app.client.answers import read_predictions
 
@@ -157,6 +159,36 @@ def test_a_failed_adaptation_raises_its_code(adapt: Callable[..., Any]) -> None:
     assert caught.value.code == "adaptation_failed"
 
 
+def test_similar_tasks_are_asked_for_by_number_and_read_in_their_order() -> None:
+    rows = [
+        {
+            "task_id": f"task_{i}", "name": None, "metadata": {}, "revision": 2, "distance": i / 2,
+            "parts": {"centre": i / 2, "spread": 0.0}, "support": {"n_support": 3, "classes": {"a": 3}}, "a field of tomorrow": 1,
+        }
+        for i in (1, 2)
+    ]  # fmt: skip
+    script = Script(task_answer(), httpx.Response(200, json={"data": rows}))
+    with InnerLoop("http://service", "il_key", retries=FAST, transport=httpx.MockTransport(script)) as client:
+        near = client.adapt(IMAGES, LABELS).similar(limit=2)
+    assert [(each.id, each.distance, each.parts["centre"], each.classes) for each in near] == [
+        ("task_1", 0.5, 0.5, {"a": 3}),
+        ("task_2", 1.0, 1.0, {"a": 3}),
+    ]
+    assert str(script.requests[1].url) == "http://service/v1/tasks/task_1/similar?limit=2"
+
+
+def test_a_warm_start_is_asked_for_and_reported() -> None:
+    report = {"kept": True, "reason": "better", "from_task": "task_0", "held_out": {"cold": 1.5, "warm": None}}
+    made = task_answer()
+    script = Script(httpx.Response(201, json={**made.json(), "warm_start": report}), made)
+    with InnerLoop("http://service", "il_key", retries=FAST, transport=httpx.MockTransport(script)) as client:
+        info = client.adapt(IMAGES, LABELS, steps=3, warm_start=True).info
+        plain = client.adapt(IMAGES, LABELS).info
+    assert [json.loads(request.content).get("options") for request in script.requests] == [{"steps": 3, "warm_start": True}, None]
+    assert info.warm_start == WarmStart(True, "better", "task_0", 1.5, None)
+    assert plain.warm_start is None
+
+
 def test_no_pause_is_longer_than_the_bound_whatever_the_service_asks_for() -> None:
     retries = Retries(first_pause_s=0.2, max_pause_s=10)
     assert [retries.pause_s(attempt, None) for attempt in range(8)] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10]
@@ -168,6 +200,25 @@ def test_probabilities_keep_the_columns_the_service_names() -> None:
     body = {"id": None, "source": "live", "revision": 1, "initializer": {"name": "n", "version": 1}, "timings_ms": {}, "predictions": [row]}
     answers = read_predictions(body)
     assert (answers.labels, answers.classes, answers.probabilities.tolist()) == (("b",), ("a", "b"), [[0.25, 0.75]])
+
+
+def test_explanations_are_read_where_they_were_asked_for() -> None:
+    row = {"label": "b", "probabilities": {"a": 0.25, "b": 0.75}, "explanation": [{"index": 4, "label": "b", "weight": 0.5}]}
+    body = {"id": None, "source": "live", "revision": 1, "initializer": {"name": "n", "version": 1}, "timings_ms": {}, "predictions": [row]}
+    script = Script(task_answer(), httpx.Response(200, json=body))
+    with InnerLoop("http://service", "il_key", retries=FAST, transport=httpx.MockTransport(script)) as client:
+        answers = client.adapt(IMAGES, LABELS).predict(IMAGES[:1], explain=True)
+    assert str(script.requests[1].url).endswith("/v1/tasks/task_1/predictions?explain=true")
+    assert [(each.index, each.label, each.weight) for each in answers.explanations[0]] == [(4, "b", 0.5)]
+    plain = {**body, "predictions": [{"label": "b", "probabilities": {"a": 0.25, "b": 0.75}}]}
+    assert read_predictions(plain).explanations == ()
+
+
+def test_how_unknown_a_query_is_is_a_number_or_not_known() -> None:
+    row = {"label": "b", "probabilities": {"a": 0.25, "b": 0.75}}
+    body = {"id": None, "source": "live", "revision": 1, "initializer": {"name": "n", "version": 1}, "timings_ms": {}}
+    answers = read_predictions({**body, "predictions": [{**row, "unknown": 0.125}, {**row, "unknown": None}, row]})
+    np.testing.assert_array_equal(answers.unknown, [0.125, np.nan, np.nan])
 
 
 def test_values_of_a_regression_have_no_probabilities() -> None:

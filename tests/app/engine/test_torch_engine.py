@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load, save
 
 import models.errors
+import models.installed
 from app import errors
 from app.domain import AdaptJob, Answers, Array, InitializerRef, StateKey
 from app.engine.interface import Engine
-from app.engine.torch_engine import TRANSLATION, LoadedInitializer, TorchEngine, translate
+from app.engine.torch_engine import TRANSLATION, TorchEngine, translate
 from models.learner import Adaptation, Learner
 from models.methods import build_learner
 from models.support import Params, State, Support
@@ -44,11 +45,11 @@ class Loaded:
     params: Params
 
 
-def load_spec(card: Mapping[str, Any], weights: bytes) -> LoadedInitializer:
+def load_spec(card: Mapping[str, Any], weights: bytes) -> models.installed.Loaded:
     """A loader that makes the learner of `card` with parameters seeded by `weights`."""
     if weights == b"corrupt":
         raise models.errors.CheckpointCorrupt("digest does not match")
-    learner = build_learner(card)
+    learner = build_learner({key: value for key, value in card.items() if key != "confidence"})
     return Loaded(learner, learner.init(torch.Generator().manual_seed(len(weights))))
 
 
@@ -173,6 +174,51 @@ async def test_regression_answers_with_values_and_has_no_accuracy(engine: TorchE
     assert all(lane.accuracy == () and lane.loss[-1] < lane.loss[0] for lane in adapted)
     answers = await engine.predict(jobs[0].key, np.zeros((3, 1), np.float32))
     assert answers.values.shape == (3, 1)
+
+
+async def test_a_task_is_embedded_as_it_adapts_the_same_alone_and_among_others(engine: TorchEngine, name: str) -> None:
+    assert "embed" in engine.abilities(InitializerRef(name, 1))
+    job = make_job(name, 1)
+    alone = (await engine.adapt(job)).embedding
+    others = [make_job(name, seed, n_way=2 + seed % 4) for seed in range(2, 8)]
+    together = (await asyncio.gather(engine.adapt(replace(job)), *(engine.adapt(other) for other in others)))[0].embedding
+    assert alone is not None
+    assert together is not None
+    assert alone.dtype == np.float32
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+async def test_explained_answers_are_the_same_answers_and_name_each_tasks_own_examples(engine: TorchEngine, name: str) -> None:
+    assert "explain" in engine.abilities(InitializerRef(name, 1))
+    jobs = [make_job(name, seed, n_way=2 + seed % 3) for seed in range(6)]
+    await asyncio.gather(*(engine.adapt(job) for job in jobs))
+    queries = random_images(3, 50)
+    plain = await engine.predict(jobs[0].key, queries)
+    explained = await asyncio.gather(*(engine.predict(job.key, queries, job) for job in jobs))
+    assert plain.weights is None
+    assert max(answers.phases.lanes for answers in explained) > 1
+    np.testing.assert_allclose(explained[0].values, plain.values, atol=1e-5)
+    for job, answers in zip(jobs, explained, strict=True):
+        assert answers.weights is not None
+        assert answers.weights.shape == (3, len(job.inputs))
+        np.testing.assert_allclose(np.abs(answers.weights).sum(1), 1, atol=1e-4)
+
+
+async def test_the_figures_of_the_card_calibrate_answers_and_score_the_unknown(engine: TorchEngine) -> None:
+    figures = {"scale": 2.0, "power": 0.0, "unknown": [0.0, 0.0, 0.0, 0.0, -1.0]}
+    ref = InitializerRef("sure", 1)
+    await engine.install(ref, {**SPECS["protonet"], "confidence": figures}, b"")
+    plain = make_job("protonet", 1)
+    sure = replace(plain, key=replace(plain.key, initializer=ref))
+    queries = random_images(4, 3)
+    for job in (plain, sure):
+        await engine.adapt(job)
+    before, after = await engine.predict(plain.key, queries), await engine.predict(sure.key, queries)
+    assert before.unknown is None
+    softened = np.sqrt(before.values)  # twice the temperature
+    np.testing.assert_allclose(after.values, softened / softened.sum(1, keepdims=True), atol=1e-5)
+    assert after.unknown is not None
+    np.testing.assert_allclose(after.unknown, np.full(4, 1 / (1 + np.e)), atol=1e-6)
 
 
 async def test_the_phases_of_a_lane_add_up_to_its_time(engine: TorchEngine) -> None:
@@ -312,7 +358,7 @@ async def test_an_initializer_that_does_not_hold_is_rejected_and_changes_nothing
 async def test_installing_twice_at_once_loads_once() -> None:
     calls: list[bytes] = []
 
-    def load_counted(card: Mapping[str, Any], weights: bytes) -> LoadedInitializer:
+    def load_counted(card: Mapping[str, Any], weights: bytes) -> models.installed.Loaded:
         calls.append(weights)
         return load_spec(card, weights)
 
@@ -326,7 +372,7 @@ async def test_installing_twice_at_once_loads_once() -> None:
 async def test_traffic_flows_while_a_version_loads() -> None:
     may_load = threading.Event()
 
-    def load_slowly(card: Mapping[str, Any], weights: bytes) -> LoadedInitializer:
+    def load_slowly(card: Mapping[str, Any], weights: bytes) -> models.installed.Loaded:
         assert not weights or may_load.wait(10)
         return load_spec(card, weights)
 

@@ -7,7 +7,9 @@ import pytest
 
 from app.domain import Array, SupportSet
 from app.errors import Conflict, InvalidQuery
-from tests.app.services.world import ANN, CATS, World, new_task, write_initializer
+from app.services.lanes import choose_evidence
+from app.services.requests import Removal
+from tests.app.services.world import ANN, CATS, World, new_task, support, write_initializer
 
 DOGS = np.array([[0.1, 1.0]], dtype=np.float32)
 
@@ -152,3 +154,78 @@ async def test_a_queue_that_is_away_does_not_spoil_an_answer(world: World) -> No
     assert (await world.predict(ANN, task_id, CATS)).predictions[0].label == "cat"
     world.queue.is_down = False
     assert await world.adaptations.sweep(older_than_s=0) == 1  # the row was there all the same
+
+
+async def test_an_explanation_names_the_examples_that_drove_an_answer(world: World) -> None:
+    task_id = await ready_task(world, support=support(cats=2, dogs=1))
+    [answer] = (await world.predict(ANN, task_id, CATS, explain=True)).predictions
+    assert answer.explanation is not None
+    assert [(each.index, each.label) for each in answer.explanation] == [(0, "cat"), (1, "cat"), (2, "dog")]
+    assert [each.weight for each in answer.explanation] == pytest.approx([1 / 2.1, 1 / 2.1, 0.1 / 2.1])
+    assert (await world.predict(ANN, task_id, CATS)).predictions[0].explanation is None
+
+
+async def test_an_explanation_counts_in_the_revision_that_answers(world: World) -> None:
+    task_id = await ready_task(world, support=support(cats=2, dogs=2))
+    await world.tasks.revise(ANN, task_id, remove=Removal(indices=(0, 2)))
+    [before] = (await world.predict(ANN, task_id, CATS, explain=True)).predictions
+    await world.work()
+    [after] = (await world.predict(ANN, task_id, CATS, explain=True)).predictions
+    assert [{each.index for each in answer.explanation or ()} for answer in (before, after)] == [{0, 1, 2, 3}, {0, 1}]
+
+
+async def test_an_explanation_is_kept_with_a_recorded_answer(world: World) -> None:
+    task_id = await ready_task(world)
+    recorded = await world.predict(ANN, task_id, CATS, explain=True, record=True)
+    plain = await world.predict(ANN, task_id, CATS, record=True)
+    assert recorded.predictions[0].explanation
+    assert (await world.predictions.list(ANN, task_id)).rows == (recorded, plain)
+
+
+async def test_a_value_is_explained_by_the_numbers_it_was_learned_from(world: World) -> None:
+    line = SupportSet(np.array([[0, 1], [1, 0]], np.float32), (2.0, 4.0))
+    task_id = await ready_task(world, initializer="sine", support=line)
+    [answer] = (await world.predict(ANN, task_id, CATS, explain=True)).predictions
+    assert [(each.index, each.label) for each in answer.explanation or ()] == [(1, 4.0), (0, 2.0)]
+
+
+async def test_a_learner_that_cannot_explain_says_so_and_still_answers(world: World) -> None:
+    task_id = await ready_task(world)
+    world.engine.able = frozenset({"embed"})
+    with pytest.raises(Conflict, match="leave `explain` out") as caught:
+        await world.predict(ANN, task_id, CATS, explain=True)
+    assert (caught.value.code, caught.value.issues[0].pointer) == ("not_supported", "#/query/explain")
+    assert (await world.predict(ANN, task_id, CATS)).predictions[0].label == "cat"
+
+
+async def test_a_state_lost_everywhere_is_adapted_again_and_explained(world: World, second: World) -> None:
+    task_id = await ready_task(world)
+    expected = await world.predict(ANN, task_id, CATS, explain=True)
+    await world.cache.delete_task(task_id)
+    assert (await second.predict(ANN, task_id, CATS, explain=True)).predictions == expected.predictions
+
+
+@pytest.mark.parametrize(
+    ("weights", "indices"),
+    [
+        ([0.1, -0.6, 0.3], [1, 2, 0]),
+        ([0.0, 1.0, 0.0], [1]),
+        ([0.1] * 8, [0, 1, 2, 3, 4]),
+        ([0.05, 0.2, -0.2, 0.2, 0.05, 0.2, 0.1], [1, 2, 3, 5, 6]),
+        ([np.nan, np.nan], []),
+    ],
+)
+def test_the_evidence_is_of_largest_weight_first_and_of_equal_ones_the_earliest(weights: list[float], indices: list[int]) -> None:
+    evidence = choose_evidence(np.array(weights, np.float32), [f"n{i}" for i in range(len(weights))])
+    assert [each.index for each in evidence] == indices
+    assert [each.label for each in evidence] == [f"n{i}" for i in indices]
+    assert [each.weight for each in evidence] == pytest.approx([weights[i] for i in indices])
+
+
+async def test_how_unknown_a_query_is_travels_with_its_answer_and_is_kept(world: World) -> None:
+    task_id = await ready_task(world)
+    assert (await world.predict(ANN, task_id, CATS)).predictions[0].unknown is None
+    world.engine.unknown = np.array([0.25], np.float32)
+    recorded = await world.predict(ANN, task_id, CATS, record=True)
+    assert recorded.predictions[0].unknown == 0.25
+    assert (await world.predictions.list(ANN, task_id)).rows == (recorded,)

@@ -16,13 +16,28 @@ import numpy as np
 from app.cache.signals import LocalSignals, Signals
 from app.cache.states import LruStateCache, StateCache
 from app.db.session import Database
-from app.domain import Adapted, AdaptJob, Answers, Array, Caller, InitializerRef, Phases, PredictionSet, StateKey, SupportSet
+from app.domain import (
+    Ability,
+    Adapted,
+    AdaptJob,
+    Answers,
+    Array,
+    Caller,
+    InitializerRef,
+    Phases,
+    PredictionSet,
+    StartTrial,
+    StateKey,
+    SupportSet,
+)
+from app.engine.interface import HeldOut
 from app.errors import InitializerNotInstalled, InitializerRejected, StateCorrupt, StateNotResident, Unavailable
 from app.services.adaptations import AdaptationService
 from app.services.initializers import InitializerService
 from app.services.keys import KeyService
 from app.services.predictions import PredictionService
 from app.services.requests import NewTask
+from app.services.similarity import SimilarityService
 from app.services.tasks import TaskService
 from app.settings import Settings
 
@@ -39,6 +54,14 @@ class FakeEngine:
         self.adapted: list[StateKey] = []
         self.restored: list[StateKey] = []
         self.installs = 0
+        self.trial = (1.0, 0.5)
+        self.tried: list[tuple[StateKey, bytes, list[bool]]] = []
+        self.trial_fault: Exception | None = None
+        self.scored: list[tuple[str, int]] = []
+        self.held_out: dict[tuple[str, int], float | Exception] = {}
+        self.score_s = 0.0
+        self.unknown: Array | None = None
+        self.able: frozenset[Ability] = frozenset({"embed", "explain", "restart"})
         self.fault: Exception | None = None
         self.gate = asyncio.Event()  # closed by `gate.clear()`: adaptations then stand still on the device
         self.gate.set()
@@ -54,6 +77,11 @@ class FakeEngine:
     def installed(self) -> frozenset[InitializerRef]:
         return frozenset(self.gains)
 
+    def abilities(self, ref: InitializerRef) -> frozenset[Ability]:
+        if ref not in self.gains:
+            raise InitializerNotInstalled(str(ref))
+        return self.able
+
     async def retire(self, ref: InitializerRef) -> None:
         self.gains.pop(ref, None)
         self.states = {key: state for key, state in self.states.items() if key.initializer != ref}
@@ -65,20 +93,42 @@ class FakeEngine:
             raise self.fault
         gain = self._gain(job.key)
         self.adapted.append(job.key)
+        if job.start is not None:
+            gain *= float(job.start)
         groups = [job.inputs[job.targets == i] for i in range(job.n_way)] or [job.targets]
         self.states[job.key] = gain * np.stack([group.reshape(len(group), -1).mean(axis=0) for group in groups])
-        return Adapted(_encode(self.states[job.key]), (1.0, 0.5), (0.5, 1.0), Phases(1.0, 2.0, 3.0, 1))
+        embedding = _embed(job) if "embed" in self.able else None
+        return Adapted(_encode(self.states[job.key]), (1.0, 0.5), (0.5, 1.0), Phases(1.0, 2.0, 3.0, 1), embedding)
 
-    async def predict(self, key: StateKey, queries: Array) -> Answers:
+    async def try_start(self, job: AdaptJob, neighbour: bytes, fresh: Array) -> StartTrial:
+        """Weights that double every number; `trial` says which losses they have."""
+        self.tried.append((job.key, neighbour, fresh.tolist()))
+        if self.trial_fault is not None:
+            raise self.trial_fault
+        cold, warm = self.trial
+        return StartTrial(b"2.0", cold, warm, int(fresh.sum()))
+
+    async def score_held_out(self, job: AdaptJob) -> HeldOut:
+        """`held_out` says the losses, by name and by steps; what it does not name loses 1."""
+        self._gain(job.key)
+        self.scored.append((job.key.initializer.name, job.steps))
+        outcome = self.held_out.get((job.key.initializer.name, job.steps), 1.0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        await asyncio.sleep(self.score_s)
+        return HeldOut(outcome, 0.5, len(job.inputs))
+
+    async def predict(self, key: StateKey, queries: Array, explained: AdaptJob | None = None) -> Answers:
         gain = self._gain(key)
         if key not in self.states:
             raise StateNotResident(str(key))
         state = self.states[key]
+        evidence = _explain(explained, queries) if explained is not None else None
         if len(state) == 1:
-            return Answers(np.repeat(state, len(queries), axis=0), Phases(1.0, 2.0, 3.0))
+            return Answers(np.repeat(state, len(queries), axis=0), Phases(1.0, 2.0, 3.0), weights=evidence)
         distances = np.square(gain * queries.reshape(len(queries), 1, -1) - state[None]).sum(axis=2)
         weights = np.exp(-distances)
-        return Answers(weights / weights.sum(axis=1, keepdims=True), Phases(1.0, 2.0, 3.0))
+        return Answers(weights / weights.sum(axis=1, keepdims=True), Phases(1.0, 2.0, 3.0), self.unknown, evidence)
 
     async def restore(self, key: StateKey, state: bytes) -> None:
         self._gain(key)
@@ -132,15 +182,16 @@ class World:
     adaptations: AdaptationService
     predictions: PredictionService
     keys: KeyService
+    similarity: SimilarityService
 
     async def work(self) -> None:
         """Runs every job in the queue, all at once."""
         jobs, self.queue.waiting = list(self.queue.waiting), {}
         await asyncio.gather(*(self.adaptations.run(*job) for job in jobs))
 
-    async def predict(self, caller: Caller, task_id: str, queries: Array, *, record: bool = False) -> PredictionSet:
+    async def predict(self, caller: Caller, task_id: str, queries: Array, **options: bool) -> PredictionSet:
         """As one request does it: what serves is read once, then the queries are answered."""
-        return await self.predictions.predict(await self.predictions.find_serving(caller, task_id), queries, record=record)
+        return await self.predictions.predict(await self.predictions.find_serving(caller, task_id), queries, **options)
 
 
 def build_world(database: Database, folder: Path, *, cache: StateCache | None = None, **knobs: Any) -> World:
@@ -156,6 +207,7 @@ def build_world(database: Database, folder: Path, *, cache: StateCache | None = 
         AdaptationService(*parts),
         PredictionService(database, cache, engine, queue, initializers, settings),
         KeyService(database),
+        SimilarityService(database, initializers),
     )
 
 
@@ -186,6 +238,19 @@ def new_task(**changes: Any) -> NewTask:
 
 
 CATS = np.array([[1.0, 0.1]], dtype=np.float32)
+
+
+def _explain(job: AdaptJob, queries: Array) -> Array:
+    """The inner products with each query, by absolute value a share of one."""
+    products = queries.reshape(len(queries), -1) @ job.inputs.reshape(len(job.inputs), -1).T
+    shares: Array = products / np.abs(products).sum(axis=1, keepdims=True)
+    return shares
+
+
+def _embed(job: AdaptJob) -> Array:
+    """Mean and standard deviation of the inputs themselves; for regression the mean of input x target too."""
+    parts = [job.inputs.mean(axis=0), job.inputs.std(axis=0)]
+    return np.concatenate([*parts, (job.inputs * job.targets).mean(axis=0)] if job.n_way == 0 else parts)
 
 
 def _encode(state: Array) -> bytes:

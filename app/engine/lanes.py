@@ -1,0 +1,120 @@
+"""What waits for the device: lanes, the bucket of those that may share a batch, and the clock of a lane's phases.
+
+Versions and states are opaque here (the engine's tensors), so nothing in this file imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from app.domain import AdaptJob, Array, InitializerRef, Phases
+from app.telemetry import Work
+
+V = TypeVar("V")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class AdaptLane(Generic[V]):
+    """A support set to adapt to. Lanes share an inner loop when they take equal steps from equal weights."""
+
+    version: V
+    since: float
+    job: AdaptJob
+
+    @property
+    def size(self) -> int:
+        return len(self.job.inputs)
+
+    @property
+    def options(self) -> Hashable:
+        return self.job.steps, hashlib.sha256(self.job.start).digest() if self.job.start is not None else None
+
+
+@dataclass(frozen=True)
+class TrialLane(Generic[V]):
+    """A start to be compared with the usual one. It adapts several times, so it is a batch of its own."""
+
+    version: V
+    since: float
+    job: AdaptJob
+    neighbour: bytes
+    fresh: Array
+
+    @property
+    def size(self) -> int:
+        return len(self.job.inputs)
+
+    @property
+    def options(self) -> Hashable:
+        return "trial", self.job.key
+
+
+@dataclass(frozen=True)
+class ScoreLane(Generic[V]):
+    """A support set to be answered for without each of its examples. It adapts several times, so it is a batch of its own."""
+
+    version: V
+    since: float
+    job: AdaptJob
+
+    @property
+    def size(self) -> int:
+        return len(self.job.inputs)
+
+    @property
+    def options(self) -> Hashable:
+        return "score", self.job.key, self.job.steps
+
+
+@dataclass(frozen=True)
+class PredictLane(Generic[V, S]):
+    """Queries for one state; with `explained`, the support set that the answers are to be explained by."""
+
+    version: V
+    since: float
+    state: S
+    queries: Array
+    explained: AdaptJob | None
+
+    @property
+    def size(self) -> int:
+        return max(len(self.queries), 0 if self.explained is None else len(self.explained.inputs))
+
+    @property
+    def options(self) -> Hashable:
+        return self.explained is not None
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Lanes of equal buckets share a batch. Sizes of one class differ by a factor of four at most, and so does padding."""
+
+    work: Work
+    initializer: InitializerRef
+    options: Hashable
+    size_class: int
+
+
+def size_class(size: int) -> int:
+    """0 for 1, 1 up to 4, 2 up to 16, 3 up to 64, ..."""
+    return ((size - 1).bit_length() + 1) // 2
+
+
+def measure(since: float, started: float, lanes: int) -> Phases:
+    """The phases of a lane that waited from `since`, whose batch was `started` and has just ended."""
+    return Phases(queue_ms=(started - since) * 1000, device_ms=ms_since(started), lanes=lanes)
+
+
+def now() -> float:
+    """Seconds of a clock that only goes forward."""
+    return time.perf_counter()
+
+
+def ms_since(started: float) -> float:
+    """Milliseconds from `started` until now."""
+    return (now() - started) * 1000
