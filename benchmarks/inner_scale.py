@@ -20,8 +20,8 @@ from torch import Tensor
 from benchmarks.short_training import open_short_training
 from models.backbones import Conv4
 from models.evaluation import EvaluationPlan, measure
-from models.methods import Maml
-from models.methods.maml import FEATURE_POWER
+from models.methods.inner_loop import FEATURE_POWER
+from models.methods.maml import Maml
 from models.support import Params, State
 
 IMAGE = (1, 28, 28)
@@ -40,7 +40,7 @@ class PlainMaml(Maml):
     """MAML that answers with the very logits its inner loop descends on."""
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
-        return self._outputs(state, queries)
+        return self.outputs(params, state, queries)
 
 
 LEARNERS: dict[str, Callable[[], Maml]] = {

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from benchmarks.short_training import open_short_training
 from models.backbones import Conv4
-from models.backbones.lanes import EPSILON
+from models.backbones.lanes import EPSILON, scale_and_shift
 from models.evaluation import EvaluationPlan, measure
 from models.learner import Adaptation
-from models.methods import Maml
+from models.methods.maml import Maml
 from models.support import Params, State, Support
 
 IMAGE = (1, 28, 28)
@@ -34,10 +34,10 @@ class SharedStatistics(Conv4):
 
     n_sources: int = 0
 
-    def _normalise(self, maps: Tensor) -> Tensor:
+    def _normalise(self, maps: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         sources = maps[:, : self.n_sources or None]
         variance, mean = torch.var_mean(sources, dim=(1, 3, 4), keepdim=True, correction=0)
-        return (maps - mean) * torch.rsqrt(variance + EPSILON)
+        return scale_and_shift((maps - mean) * torch.rsqrt(variance + EPSILON), scale, shift)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
-"""Writes the measured tables of the README from what the programs printed and the cards say; no number is typed by hand.
+"""Writes the measured tables of the README from what the programs printed and left; no number is typed by hand.
 
+innerloop compare; innerloop compare --data digits; innerloop compare --data sinusoid
+python -m benchmarks.readme_tables
 make demo ONCE=1 JSON=1 > demo.txt
 python -m benchmarks.http_latency > latency.txt
 python -m benchmarks.readme_tables demo.txt latency.txt
@@ -15,11 +17,18 @@ from typing import Annotated, Any
 
 import typer
 
-from models.artifact import Card, list_bundled, read_card
 from models.training.provenance import describe_hardware
 
 README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- MEASURED: begin", "<!-- MEASURED: end -->"
+RESULTS = README.parent / "docs" / "results"
+DATA = {
+    "omniglot": "Omniglot, test classes of the Vinyals split and their rotations, accuracy in percent",
+    "digits": "Handwritten digits of scikit-learn, which nothing here was trained on, accuracy in percent",
+    "icons": "Icons drawn by 20 to 73 designers each, accuracy in percent",
+    "emoji": "Emoji in 8 or 9 styles each, accuracy in percent",
+    "sinusoid": "Sinusoids, mean squared error",
+}
+"""What the figures of each comparison are."""
 
 
 def read_last_object(path: Path) -> dict[str, Any]:
@@ -58,48 +67,44 @@ def tabulate_latency(latency: dict[str, Any]) -> str:
     return tabulate(["one client over HTTP, 5-way 1-shot; one query", "p50", "p95", "p99"], rows)
 
 
-def tabulate_cards(cards: list[Card]) -> str:
-    """The accuracy tables of the cards: test classes, one query at a time."""
-    rows = [[f"`{card.name}`", describe_setting(row), *describe_figures(row)] for card in cards for row in card.accuracy]
-    return tabulate(["test classes of the training data", "setting", "one query at a time", "all at once"], rows)
+def write_results(folder: Path = RESULTS) -> str:
+    """All that stands between the markers of the results: the tables that `innerloop compare` left, and how they were made."""
+    reports = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    parts = []
+    for name, report in reports.items():
+        made = f"`innerloop compare --data {name}`, {report['rows'][0]['episodes']:,} episodes a setting, {report['date']}"
+        parts.append(f"**{DATA.get(name, name)}** ({made}; [plot](docs/results/{name}.png), [rows](docs/results/{name}.json))\n")
+        parts.append((folder / f"{name}.md").read_text())
+    return "\n".join(parts)
 
 
-def describe_setting(row: dict[str, Any]) -> str:
-    """`5-way 1-shot`, or shots and steps for regression."""
-    return f"{row['n_way']}-way {row['k_shot']}-shot" if row["n_way"] else f"{row['k_shot']}-shot, {row['steps']} steps"
-
-
-def describe_figures(row: dict[str, Any]) -> tuple[str, str]:
-    """The figure with its 95 % interval, and the transductive one, which is equal where nothing looks at the query batch."""
-    if "accuracy" in row:
-        return f"{row['accuracy']:.2f} ± {row['ci95']:.2f} %", f"{row['accuracy_transductive']:.2f} %"
-    return f"{row['mse']:.3f} ± {row['ci95']:.3f} MSE", f"{row['mse_transductive']:.3f} MSE"
-
-
-def write_section(demo: dict[str, Any], latency: dict[str, Any], cards: list[Card]) -> str:
-    """All that stands between the markers."""
+def write_section(demo: dict[str, Any], latency: dict[str, Any]) -> str:
+    """All that stands between the markers of what was measured."""
     machine = f"{describe_hardware('cpu').partition(',')[0]}, {os.cpu_count()} cores, no GPU, {datetime.now(UTC):%Y-%m-%d}"
     return f"""Measured ({machine}; `make demo ONCE=1 JSON=1`, `python -m benchmarks.http_latency`):
 
 {tabulate_demo(demo)}
 
 {tabulate_latency(latency)}
-
-How good the bundled initializers are on classes (or curves) they have not seen (`innerloop evaluate`, 1,000 episodes, 95 % intervals;
-Omniglot, Vinyals split, rotated classes included):
-
-{tabulate_cards(cards)}
 """
 
 
-def main(demo: Annotated[Path, typer.Argument()], latency: Annotated[Path, typer.Argument()]) -> None:
-    """Replaces the measured section of the README."""
-    before, _, rest = README.read_text().partition(BEGIN)
-    marker, _, rest = rest.partition("-->\n")
-    _, _, after = rest.partition(END)
-    cards = [read_card(folder) for folder in list_bundled()]
-    section = write_section(read_last_object(demo), read_last_object(latency), cards)
-    README.write_text(f"{before}{BEGIN}{marker}-->\n{section}{END}{after}")
+def replace_between(text: str, name: str, section: str) -> str:
+    """`text` with what stands between the markers `<!-- NAME: begin ... -->` and `<!-- NAME: end -->` replaced."""
+    before, begin, rest = text.partition(f"<!-- {name}: begin")
+    marker, closing, rest = rest.partition("-->\n")
+    _, end, after = rest.partition(f"<!-- {name}: end -->")
+    if not (begin and closing and end):
+        raise SystemExit(f"README.md has no markers {name}: begin and {name}: end")
+    return f"{before}{begin}{marker}{closing}{section}{end}{after}"
+
+
+def main(demo: Annotated[Path | None, typer.Argument()] = None, latency: Annotated[Path | None, typer.Argument()] = None) -> None:
+    """Replaces the results of the README, and with the outputs of both programs also what was measured."""
+    text = replace_between(README.read_text(), "RESULTS", write_results())
+    if demo and latency:
+        text = replace_between(text, "MEASURED", write_section(read_last_object(demo), read_last_object(latency)))
+    README.write_text(text)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 
 from app import errors
 from app.api import problems
-from benchmarks.readme_tables import tabulate_cards
+from benchmarks.readme_tables import RESULTS, write_results
 from models.artifact import list_bundled, read_card
 from tests.architecture.documents import README, ROOT, read_blocks, settings_table
 
@@ -58,6 +59,13 @@ def test_the_changelog_keeps_its_form() -> None:
     assert sections <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
-def test_the_accuracy_in_the_readme_is_that_of_the_cards() -> None:
-    cards = [read_card(folder) for folder in list_bundled()]
-    assert tabulate_cards(cards) in README.read_text()
+def test_the_results_in_the_readme_are_those_of_the_comparisons() -> None:
+    assert write_results() in README.read_text(), "run python -m benchmarks.readme_tables"
+
+
+def test_the_comparisons_are_of_the_bundled_weights_and_leave_none_out() -> None:
+    rows = [row for path in RESULTS.glob("*.json") for row in json.loads(path.read_text())["rows"]]
+    cards = {card.name: card for card in map(read_card, list_bundled())}
+    assert {row["initializer"] for row in rows} == set(cards), "run innerloop compare for what is missing"
+    assert all(row["sha256"] == cards[row["initializer"]].sha256 for row in rows), "run innerloop compare again"
+    assert all(row["episodes"] >= 1000 for row in rows)

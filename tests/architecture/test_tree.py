@@ -20,7 +20,7 @@ PACKAGES = ("app", "models", "migrations")
 LONGEST_FILE = 296
 TOP_LEVEL = {
     ".ci", ".dockerignore", ".gitignore", "CHANGELOG.md", "DECISIONS.md", "Dockerfile", "LICENSE", "Makefile", "README.md",
-    "app", "benchmarks", "constraints.txt", "docker", "docker-compose.yml", "migrations", "models", "pyproject.toml", "tests",
+    "app", "benchmarks", "constraints.txt", "docker", "docs", "docker-compose.yml", "migrations", "models", "pyproject.toml", "tests",
 }  # fmt: skip
 
 
