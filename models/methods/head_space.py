@@ -2,7 +2,7 @@
 
 *Classes* are told apart on the unit sphere around the task's own centre. ReLU features share a large mean, which says nothing
 about the class: on the bundled prototypes' features it is 96 % of a feature's length. Taken off, and every point at length one,
-a penalty means the same in every task and with every backbone.
+a penalty means the same in every task and with every backbone. The papers of `ridge`, `logistic` and `svm` solve on plain features.
 *Values* are an affine function of the features that starts at a meta-learned one (Harrison et al. 2018, arXiv:1807.08912).
 """
 

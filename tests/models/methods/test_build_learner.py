@@ -1,13 +1,17 @@
-"""A spec with a fault is refused with the key's name and what it may be."""
+"""Every method has a recipe and serves any number of ways; a spec with a fault is refused with the key's name and what it may be."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+import torch
 
 from models.errors import InvalidOptions
-from models.methods import build_learner
+from models.methods import BUILT_IN, build_learner
+from models.support import make_support
+from models.training import list_recipes, read_recipe
+from tests.laws.learners import SPECS
 
 SPEC: dict[str, Any] = {"method": "maml", "kind": "classification", "input_shape": [1, 28, 28], "backbone": {"kind": "conv4"}}
 
@@ -37,3 +41,25 @@ def test_a_fault_is_named(change: dict[str, Any], words: str) -> None:
 def test_a_spec_without_a_backbone_is_refused() -> None:
     with pytest.raises(InvalidOptions, match="needs input_shape and backbone"):
         build_learner({"method": "maml", "kind": "classification"})
+
+
+def test_every_method_has_a_recipe_and_every_recipe_a_learner() -> None:
+    recipes = [read_recipe(name) for name in list_recipes()]
+    assert {recipe.learner["method"] for recipe in recipes} == set(BUILT_IN)
+    for recipe in recipes:
+        assert build_learner(recipe.learner).default_steps <= recipe.limits.max_steps
+
+
+@pytest.mark.parametrize("n_way", [2, 40])
+@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if spec["kind"] == "classification"])
+def test_any_number_of_ways_and_unequal_shots_are_served(name: str, n_way: int) -> None:
+    learner, generator = build_learner(SPECS[name]), torch.Generator().manual_seed(0)
+    targets = torch.cat([torch.arange(n_way), torch.zeros(9, dtype=torch.int64)])
+    inputs = torch.rand(len(targets), *learner.input_shape, generator=generator)
+    params = learner.init(generator)
+    adaptation = learner.adapt(params, make_support(inputs, targets, n_way))
+    assert adaptation.loss.isfinite().all()
+    with torch.no_grad():
+        logits = learner.predict(params, adaptation.state, inputs[None, :3])
+    assert logits.shape == (1, 3, n_way)
+    assert logits.isfinite().all()

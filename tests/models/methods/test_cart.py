@@ -195,6 +195,19 @@ class TestMetaTraining:
         silent = {name for name, gradient in zip(params, gradients, strict=True) if gradient.abs().sum() < 1e-9}
         assert silent <= {"body.linear2.bias"}, "which moves all features alike where no unit is at rest: no distance hears of it"
 
+    def test_the_gradient_in_the_forecast_and_the_smoothing_is_the_one_of_finite_differences(self) -> None:
+        learner, params = build(depths=[1, 2], min_leaves=[1])
+        batch, generator = self.batch(learner), torch.Generator().manual_seed(3)
+        growing = [name for name in params if name.startswith(("growth.", "leaf."))]
+        noise = {name: 0.1 * torch.randn(params[name].shape, generator=generator, dtype=torch.float64) for name in growing}
+        params |= {name: (params[name] + noise[name]).requires_grad_() for name in growing}
+        gradients = torch.autograd.grad(learner.meta_loss(params, batch, 0.0)[0], [params[name] for name in growing])
+        for name, gradient in zip(growing, gradients, strict=True):
+            way = torch.randn(params[name].shape, generator=generator, dtype=torch.float64)
+            ends = [learner.meta_loss({**params, name: params[name].detach() + sign * 1e-6 * way}, batch, 0.0)[0] for sign in (1, -1)]
+            assert gradient.abs().sum() > 0, name
+            torch.testing.assert_close((gradient * way).sum(), (ends[0] - ends[1]).detach() / 2e-6, rtol=1e-5, atol=1e-8, msg=name)
+
     def test_the_reported_accuracy_is_that_of_the_trees_that_were_chosen(self) -> None:
         learner, params = build(depths=[2, 1])
         batch = self.batch(learner)
@@ -237,22 +250,35 @@ def test_the_forecast_is_blind_to_order_padding_and_names() -> None:
     torch.testing.assert_close(forecast.forecast(params, both.inputs, both)[1:], expected)
 
 
-def golden_outputs() -> Tensor:
-    learner, params = build(seed=5, asks="distance")
+def golden_outputs(asks: str) -> Tensor:
+    learner, params = build(seed=5, asks=asks)
     support, queries, _ = make_task(learner, (2, 3, 2), seed=8)
     return learner.predict(params, learner.adapt(params, support).state, queries[None])[0]
 
 
-# Printed by golden_outputs().tolist(); print it again when a formula changes by intent.
-GOLDEN = [
-    [-3.1354942437338775, -0.09097177555765745, -3.1354942437338775],
-    [-0.06252035510594182, -3.4965075905350593, -3.4965075905350593],
-    [-3.4965075905350593, -3.4965075905350593, -0.06252035510594182],
-]
+# Printed by golden_outputs(asks).tolist(); print them again when a formula changes by intent.
+GOLDEN = {
+    "margin": [
+        [-3.3322045387247012, -0.9343092368577516, -0.5596157865079479],
+        [-0.5596157865079479, -0.9343092368577516, -3.3322045387247012],
+        [-3.3322045387247012, -0.9343092368577516, -0.5596157865079479],
+    ],
+    "distance": [
+        [-3.1354942437338775, -0.09097177555765745, -3.1354942437338775],
+        [-0.06252035510594182, -3.4965075905350593, -3.4965075905350593],
+        [-3.4965075905350593, -3.4965075905350593, -0.06252035510594182],
+    ],
+    "feature": [
+        [-3.4965075905350593, -3.4965075905350593, -0.06252035510594182],
+        [-0.06252035510594182, -3.4965075905350593, -3.4965075905350593],
+        [-3.4965075905350593, -3.4965075905350593, -0.06252035510594182],
+    ],
+}
 
 
-def test_golden_outputs() -> None:
-    torch.testing.assert_close(golden_outputs(), torch.tensor(GOLDEN, dtype=torch.float64), rtol=1e-8, atol=1e-8)
+@ASKS
+def test_golden_outputs(asks: str) -> None:
+    torch.testing.assert_close(golden_outputs(asks), torch.tensor(GOLDEN[asks], dtype=torch.float64), rtol=1e-8, atol=1e-8)
 
 
 def test_few_examples_a_class_make_no_warning() -> None:

@@ -13,6 +13,7 @@ from models.errors import InvalidOptions
 from models.methods import build_learner, cnp
 from models.methods.cnp import Cnp
 from models.support import Params, Support, make_support, stack_supports
+from tests.models.methods.tiny_tasks import is_gradient_of_differences
 
 BACKBONE = {"kind": "mlp", "hidden": [6, 5]}
 CLASSES: dict[str, Any] = {"method": "cnp", "kind": "classification", "input_shape": [3], "width": 7, "backbone": BACKBONE}
@@ -114,6 +115,15 @@ def test_an_explanation_is_the_slope_of_the_answer_in_what_each_example_says(spe
     step = 1e-5 * torch.eye(6, dtype=torch.float64)
     slopes = torch.stack([(answer(1 + row) - answer(1 - row)) / 2e-5 for row in step], 1)
     torch.testing.assert_close(found, slopes / slopes.abs().sum(1, keepdim=True), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", [CLASSES, CURVES], ids=["classes", "curves"])
+def test_the_meta_gradient_is_the_one_of_finite_differences(spec: dict[str, Any]) -> None:
+    learner, params, generator = build(spec)
+    support, queries = make_task(learner, generator), draw((3, *learner.input_shape), generator)
+    answers = torch.arange(3) if learner.kind == "classification" else draw((3, 2), generator)
+    leaves = {name: tensor.requires_grad_() for name, tensor in params.items()}
+    assert is_gradient_of_differences(learner, leaves, (support, queries, answers))
 
 
 def test_padding_has_no_part_in_an_explanation_and_an_absent_class_none_in_its_gradient() -> None:

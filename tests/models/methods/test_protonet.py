@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from models.learner import Explains
 from models.methods import build_learner, protonet
 from models.support import make_support, stack_supports
 from tests.models.methods.largest_result import LargestResult
-from tests.models.methods.tiny_tasks import make_task
+from tests.models.methods.tiny_tasks import is_gradient_of_differences, make_params, make_task
 
 SPEC = {"method": "protonet", "kind": "classification", "input_shape": [3], "backbone": {"kind": "mlp", "hidden": [8, 4]}}
 
@@ -17,8 +18,8 @@ SPEC = {"method": "protonet", "kind": "classification", "input_shape": [3], "bac
 def test_prototypes_are_class_means_and_logits_are_negative_squared_distances() -> None:
     learner = build_learner(SPEC)
     generator = torch.Generator().manual_seed(0)
-    params = learner.init(generator)
-    inputs, queries = torch.rand(6, 3, generator=generator), torch.rand(4, 3, generator=generator)
+    params = {name: tensor.double() for name, tensor in learner.init(generator).items()}
+    inputs, queries = (torch.rand(count, 3, generator=generator, dtype=torch.float64) for count in (6, 4))
     targets = torch.tensor([1, 0, 1, 2, 1, 0])
     state = learner.adapt(params, make_support(inputs, targets, 3)).state
 
@@ -28,18 +29,19 @@ def test_prototypes_are_class_means_and_logits_are_negative_squared_distances() 
 
     embedded = learner.backbone.features(params, queries[None])[0]  # type: ignore[attr-defined]
     logits = learner.predict(params, state, queries[None])[0]
-    torch.testing.assert_close(logits, -(torch.cdist(embedded, means) ** 2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, -(torch.cdist(embedded, means) ** 2), rtol=1e-9, atol=1e-12)
 
 
-def test_the_embedding_gets_a_gradient_through_prototypes_and_queries() -> None:
+@pytest.mark.parametrize("seed", [3, 4])
+def test_the_meta_gradient_is_the_one_of_finite_differences(seed: int) -> None:
     learner = build_learner(SPEC)
-    generator = torch.Generator().manual_seed(0)
-    params = {name: tensor.requires_grad_() for name, tensor in learner.init(generator).items()}
-    support = make_support(torch.rand(3, 3, generator=generator), torch.arange(3), 3)
+    params = {name: (tensor + 0.1).detach().requires_grad_() for name, tensor in make_params(learner, seed).items()}  # biases of zero too
+    support, queries, answers = make_task(learner, (1, 2, 1), seed)
     state = learner.adapt(params, support, differentiable=True).state
-    assert state["class.prototypes"].requires_grad
-    loss = learner.predict(params, state, torch.rand(1, 2, 3, generator=generator)).log_softmax(-1)[..., 0].sum()
-    assert all(gradient.abs().sum() > 0 for gradient in torch.autograd.grad(loss, list(params.values())))
+    loss = learner.predict(params, state, queries.unsqueeze(0)).log_softmax(-1)[0].gather(1, answers.unsqueeze(1)).sum()
+    first_layer = torch.autograd.grad(loss, params["linear1.weight"])[0]
+    assert first_layer.abs().sum() > 0
+    assert is_gradient_of_differences(learner, params, (support, queries, answers))
 
 
 def test_adapting_without_training_keeps_no_graph() -> None:
@@ -109,3 +111,22 @@ def test_explanations_of_methods_that_compare_ignore_padding_and_company(method:
     torch.testing.assert_close(together[:1, :, :3], alone, rtol=1e-9, atol=1e-12)
     assert together[0, :, 3:].eq(0).all()
     torch.testing.assert_close(together.abs().sum(2), torch.ones(2, 2, dtype=torch.float64))
+
+
+def golden_outputs() -> Tensor:
+    learner = build_learner(SPEC)
+    params = {name: tensor.detach() for name, tensor in make_params(learner, seed=5).items()}
+    support, queries, _ = make_task(learner, (1, 2, 1), seed=8)
+    return learner.predict(params, learner.adapt(params, support).state, queries[None])[0]
+
+
+# Printed by golden_outputs().tolist(); print it again when a formula changes by intent.
+GOLDEN = [
+    [-1.1890839773921655, -1.010136807867534, -1.2120533665148967],
+    [-1.8276026770401357, -0.1828767995353024, -0.22271192737892725],
+    [-2.4189547080972877, -0.13555692851077578, -0.17039994837311742],
+]
+
+
+def test_golden_outputs() -> None:
+    torch.testing.assert_close(golden_outputs(), torch.tensor(GOLDEN, dtype=torch.float64), rtol=1e-9, atol=1e-9)

@@ -104,6 +104,14 @@ class TestRegression:
 
         assert torch.autograd.gradcheck(outputs, tensors)
 
+    def test_the_golden_curve(self) -> None:
+        """Regenerate by printing `answers`."""
+        learner = build("ridge", width=6, kind="regression")
+        params, generator = make_params(learner, seed=11), torch.Generator().manual_seed(12)
+        support, queries = make_curve(8, generator), torch.randn(1, 3, 3, generator=generator, dtype=torch.float64)
+        answers = learner.predict(params, learner.adapt(params, support).state, queries)[0, :, 0]
+        torch.testing.assert_close(answers, torch.tensor(GOLDEN_CURVE, dtype=torch.float64), rtol=1e-7, atol=1e-7)
+
     def test_the_curve_is_the_squared_error_on_the_support_set(self) -> None:
         learner = build("ridge", kind="regression")
         generator = torch.Generator().manual_seed(6)
@@ -136,3 +144,5 @@ GOLDEN = [
     [-5.79802898773, 0.39527585152, 12.6219896964, -7.21923656023],
     [-2.16293503797, 3.48815416842, -10.8953128302, 9.57009369977],
 ]
+
+GOLDEN_CURVE = [-0.32447571555716975, -0.3781000050356442, -0.27927476473213747]

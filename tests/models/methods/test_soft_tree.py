@@ -1,4 +1,4 @@
-"""Soft trees against walks down every path in loops, and leaves against the normal equations and counted frequencies."""
+"""Soft trees against walks down every path in loops, and leaves against scikit-learn and counted frequencies."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from models.errors import InvalidOptions
@@ -70,16 +71,16 @@ def test_the_leaves_of_a_tree_share_out_every_example() -> None:
     assert reached.min() > 0
 
 
-def test_ridge_leaves_solve_the_normal_equations_of_all_trees_together() -> None:
+def test_ridge_leaves_are_scikit_learns_ridge_regression_on_all_trees_together() -> None:
     learner, params = build()
     support, queries, _ = make_task(learner, (1, 3, 2), seed=1)
     targets = support.targets[0]
     design = reach_by_hand(learner, params, support, support.inputs[0]).flatten(1) / learner.n_trees**0.5
-    weights = torch.diag(2 / targets.bincount()[targets].double())  # six examples, shared evenly by three classes
-    gram = design.T @ weights @ design + params["leaf.log_penalty"].exp() * torch.eye(design.shape[1], dtype=torch.float64)
-    values = torch.linalg.solve(gram, design.T @ weights @ (F.one_hot(targets, 3).double() - 1 / 3))
+    weights = 2 / targets.bincount()[targets].double()  # six examples, shared evenly by three classes
+    reference = Ridge(alpha=params["leaf.log_penalty"].exp().item(), fit_intercept=False)
+    reference.fit(design.numpy(), (F.one_hot(targets, 3).double() - 1 / 3).numpy(), sample_weight=weights.numpy())
     asked = reach_by_hand(learner, params, support, queries).flatten(1) / learner.n_trees**0.5
-    expected = asked @ values * params["head.log_sharpness"].exp()
+    expected = torch.from_numpy(reference.predict(asked.numpy())) * params["head.log_sharpness"].exp()
     logits = learner.predict(params, learner.adapt(params, support).state, queries[None])[0]
     torch.testing.assert_close(logits, expected, rtol=1e-8, atol=1e-8)
 
