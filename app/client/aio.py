@@ -143,6 +143,10 @@ class AsyncAdaptedTask:
         """Removes whole classes, and examples by their index in the latest revision, and adapts again."""
         return await self._revise({"remove": {"classes": list(classes), "indices": list(indices)}}, wait_s)
 
+    async def readapt(self, *, steps: int | None = None, warm_start: bool = False, wait_s: float = 30.0) -> Self:
+        """Adapts the same examples again, with these options and the initializer's current version; "auto" chooses again."""
+        return await self._revise({"options": task_options(steps=steps, warm_start=warm_start)}, wait_s)
+
     async def delete(self) -> None:
         """Removes the task with all it owns."""
         await self._client._perform(self._client._operations.delete(self.id))

@@ -11,6 +11,7 @@ from app.services.selection import Candidate, expect_loss, list_steps, order
 from app.services.support_rules import check_counts, check_examples, check_options
 
 _MAX_ISSUES = 20
+_NUMBERS_HINT = 'numbers as labels ask for regression; classes are named by text, such as "0"'
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def list_offers(infos: Sequence[InitializerInfo], labels: Sequence[Label]) -> li
         if info.kind == kind:
             groups.setdefault(info.input, []).append(info)
     if not groups:
-        raise _no_initializer(infos, f"no initializer is installed for {kind}", "#/support/labels")
+        hint = f" ({_NUMBERS_HINT})" if kind == "regression" else ""
+        raise _no_initializer(infos, f"no initializer is installed for {kind}{hint}", "#/support/labels")
     ordered = sorted(groups, key=lambda spec: (-len(groups[spec]), spec.kind, spec.shape))
     return [Offer(spec, tuple(groups[spec]), is_auto=True) for spec in ordered]
 
@@ -74,7 +76,8 @@ def choose_offer(offers: Sequence[Offer], shape: tuple[int, ...]) -> Offer:
     if found:
         return found[0]
     infos = [info for offer in offers for info in offer.infos]
-    raise _no_initializer(infos, f"shape {list(shape)}; no {infos[0].kind} initializer reads it", "#/support/inputs/0")
+    hint = f" ({_NUMBERS_HINT})" if infos[0].kind == "regression" else ""
+    raise _no_initializer(infos, f"shape {list(shape)}; no {infos[0].kind} initializer reads it{hint}", "#/support/inputs/0")
 
 
 def find_admitting(infos: Sequence[InitializerInfo], support: SupportSet, options: TaskOptions) -> list[InitializerInfo]:

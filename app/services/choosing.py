@@ -46,7 +46,11 @@ class _Search:
 
     @property
     def chosen(self) -> Candidate:
-        return choose(self.trials).candidate if self.trials else self.candidates[0]
+        """The best of those tried; when the time was too short for any, the first of an initializer that did not fail."""
+        if self.trials:
+            return choose(self.trials).candidate
+        failed = {candidate.ref for candidate in self.failed}
+        return next((candidate for candidate in self.candidates if candidate.ref not in failed), self.candidates[0])
 
 
 class Chooser:

@@ -13,6 +13,7 @@ import orjson
 from app.domain import InitializerInfo, InitializerRef
 from app.engine.interface import inspect
 from app.errors import InitializerRejected, NotFound
+from app.services.selection import AUTO
 
 CARD_FILE, WEIGHTS_FILE = "card.json", "initializer.safetensors"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
@@ -36,6 +37,8 @@ def read_initializer_folder(folder: Path, name: str) -> InitializerBytes:
     """Blocking. Raises NotFound for a name that is none, InitializerRejected when a file is missing or the card cannot be read."""
     if not _NAME.fullmatch(name):
         raise initializer_not_found(name)
+    if name == AUTO:
+        raise InitializerRejected(f"An initializer cannot be named {AUTO!r}: tasks that name it leave the choice to the service.")
     try:
         card_bytes, weights = (folder / name / CARD_FILE).read_bytes(), (folder / name / WEIGHTS_FILE).read_bytes()
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -91,14 +92,19 @@ class PredictionService:
         serving, info = found.adaptation, found.info
         check_queries(queries, info, max_queries=self._settings.max_queries)
         support = await self._load_explained(serving) if explain else None
-        job = build_job(serving, support, info) if support is not None else None
+        # Explaining leaves the event loop free: the evidence of 1,000 answers among 5,000 examples takes half a second to find.
+        job = await asyncio.to_thread(build_job, serving, support, info) if support is not None else None
         answers = await self._answer(serving, as_float32(queries), job)
+        if support is None:
+            named = name_answers(answers, serving, info)
+        else:
+            named = await asyncio.to_thread(name_answers, answers, serving, info, support)
         timings_ms = {**phases_ms(answers.phases), "total": round((perf_counter() - started) * 1000, 3)}
         answered = PredictionSet(
             task_id=serving.task_id,
             revision=serving.revision,
             initializer=serving.initializer,
-            predictions=name_answers(answers, serving, info, support),
+            predictions=named,
             timings_ms=timings_ms,
             created_at=datetime.now(UTC),
         )

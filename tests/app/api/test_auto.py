@@ -99,6 +99,7 @@ async def test_uploaded_files_are_left_to_the_service_too_and_new_examples_choos
     [
         ({"inputs": [[1.0, 2.0], [1.0, 2.0]], "labels": ["a", "b"]}, "#/support/inputs/0", "reads image [1, 8, 8]"),
         ({"inputs": (strokes(2) / 255).tolist(), "labels": [1, 2]}, "#/support/inputs/0", "tiny-curve (regression) reads vector [1]"),
+        ({"inputs": (strokes(2) / 255).tolist(), "labels": [0, 1]}, "#/support/inputs/0", "classes are named by text"),
         ({"inputs": (strokes(6) / 255).tolist(), "labels": list("abcdef")}, "#/support/labels", "6 classes; tiny-ink takes at most 5"),
         ({"inputs": [], "labels": []}, "#/support/inputs", "empty"),
         ({"inputs": (strokes(2) / 255).tolist(), "labels": ["a", 1]}, "#/support/labels/1", "a class name"),

@@ -189,6 +189,19 @@ def test_a_warm_start_is_asked_for_and_reported() -> None:
     assert plain.warm_start is None
 
 
+def test_a_task_is_adapted_again_with_other_options() -> None:
+    script = Script(task_answer(), task_answer(code=200), task_answer(code=200))
+    with InnerLoop("http://service", "il_key", retries=FAST, transport=httpx.MockTransport(script)) as client:
+        task = client.adapt(IMAGES, LABELS)
+        assert task.readapt() is task
+        task.readapt(steps=3, warm_start=True)
+    assert [str(request.url) for request in script.requests[1:]] == ["http://service/v1/tasks/task_1/support"] * 2
+    assert [json.loads(request.content) for request in script.requests[1:]] == [
+        {"options": {}},
+        {"options": {"steps": 3, "warm_start": True}},
+    ]
+
+
 def test_no_pause_is_longer_than_the_bound_whatever_the_service_asks_for() -> None:
     retries = Retries(first_pause_s=0.2, max_pause_s=10)
     assert [retries.pause_s(attempt, None) for attempt in range(8)] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10]

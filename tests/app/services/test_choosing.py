@@ -98,6 +98,18 @@ async def test_no_time_at_all_takes_the_best_card(choice: World) -> None:
     assert (hurried.engine.scored, str(task.latest.initializer)) == ([], "best@1")
 
 
+async def test_one_that_failed_is_not_taken_because_the_time_is_up(choice: World) -> None:
+    hurried = build_world(choice.database, choice.folder, auto_budget_ms=30.0)
+    await hurried.initializers.bootstrap()
+    hurried.engine.score_s = 0.05
+    hurried.engine.held_out = {("best", 1): AdaptationFailed("no room")}
+    task = await auto(hurried, support(cats=2, dogs=2))
+    selection = task.latest.selection
+    assert selection is not None
+    assert (selection["tried"], selection["chosen"]["initializer"]) == ([], "zeal")
+    assert task.latest.initializer.name == "zeal"
+
+
 async def test_one_that_fails_is_named_and_the_others_are_tried(choice: World) -> None:
     choice.engine.held_out = {("best", 1): AdaptationFailed("diverged"), ("best", 2): float("nan")}
     selection = (await auto(choice, support(cats=9, dogs=9))).latest.selection

@@ -95,6 +95,13 @@ async def test_a_bad_folder_is_rejected_and_the_old_version_stays(world: World, 
     assert (await world.initializers.reload("protonet")).new.version == (3 if broken == "weights" else 2)
 
 
+async def test_no_initializer_takes_the_name_that_stands_for_the_choice(world: World) -> None:
+    write_initializer(world.folder, "auto")
+    with pytest.raises(InitializerRejected, match="leave the choice"):
+        await world.initializers.reload("auto")
+    assert "auto" not in [info.ref.name for info in await world.initializers.list()]
+
+
 async def test_reloads_at_the_same_moment_meet_on_one_version(world: World, second: World) -> None:
     write_initializer(world.folder, gain=2.0)
     outcomes = await asyncio.gather(*(process.initializers.reload("protonet") for process in (world, second, world, second)))

@@ -113,9 +113,9 @@ class FakeEngine:
         self._gain(job.key)
         self.scored.append((job.key.initializer.name, job.steps))
         outcome = self.held_out.get((job.key.initializer.name, job.steps), 1.0)
+        await asyncio.sleep(self.score_s)
         if isinstance(outcome, Exception):
             raise outcome
-        await asyncio.sleep(self.score_s)
         return HeldOut(outcome, 0.5, len(job.inputs))
 
     async def predict(self, key: StateKey, queries: Array, explained: AdaptJob | None = None) -> Answers:
