@@ -107,14 +107,25 @@ def keep_ways(batch: EpisodeBatch, n_way: int) -> EpisodeBatch:
 
 
 def fit_confidence(answers: Sequence[OpenAnswers]) -> Confidence:
-    """Temperature by the smallest negative log likelihood, and the score of the unknown by logistic regression."""
+    """Temperature by the smallest negative log likelihood, and the score of the unknown by logistic regression.
+
+    A temperature that does not also lessen the calibration error of these answers is none: where plain probabilities are
+    calibrated, the likelihood of a few wrong answers would decide it.
+    """
     scale, power = _fit_temperature(answers)
+    if _mean_error(answers, Confidence(scale, power)) >= _mean_error(answers, Confidence()):
+        scale, power = 1.0, 0.0
     cues = np.concatenate([_stack_cues(part) for part in answers])
     is_unknown = np.concatenate([_stack_labels(part) for part in answers])
     centre, spread = cues.mean(0), cues.std(0) + 1e-12
     fit = LogisticRegression(C=1.0, max_iter=1000, class_weight="balanced").fit((cues - centre) / spread, is_unknown)
     weights = fit.coef_[0] / spread
     return Confidence(scale, power, (*weights.tolist(), float(fit.intercept_[0] - weights @ centre)))
+
+
+def _mean_error(answers: Sequence[OpenAnswers], confidence: Confidence) -> float:
+    """The calibration error over the settings, each alike."""
+    return float(np.mean([calibration_error(calibrate(part.known.unsqueeze(0), confidence)[0][0], part.targets) for part in answers]))
 
 
 def measure_loss(answers: OpenAnswers, setting: Setting, confidence: Confidence) -> dict[str, Any]:

@@ -38,6 +38,16 @@ def test_calibrated_probabilities_mean_what_they_say_and_the_others_did_not() ->
     assert row["ece"] < 3 < 10 < row["ece_uncalibrated"]
 
 
+def test_a_few_sure_and_wrong_answers_do_not_spoil_what_is_calibrated() -> None:
+    """Their likelihood alone asks for a high temperature, at which all the others would be too modest."""
+    calm = overconfident_answers(5, 1.0)
+    spoilt = OpenAnswers(calm.known.clone(), calm.targets.clone(), calm.unknown)
+    spoilt.known[:40] = 100 * torch.eye(5)[(calm.targets[:40] + 1) % 5]
+    assert fit_confidence([overconfident_answers(5, 3.0)]).scale > 2
+    confidence = fit_confidence([spoilt])
+    assert (confidence.scale, confidence.power) == (1.0, 0.0)
+
+
 def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
     assert calibration_error(probabilities, torch.tensor([0, 1, 0, 0])) == pytest.approx((abs(0.9 - 0.5) * 2 + abs(0.6 - 1.0) * 2) / 4)
