@@ -6,7 +6,7 @@ Choosing among initializers, numbers of steps and starting points needs evidence
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -97,25 +97,32 @@ def score_support_set(
     steps: int | None = None,
     confidence: Confidence | None = None,
     max_samples: int = MAX_SCORED_EXAMPLES,
+    fresh: Sequence[bool] | None = None,
 ) -> HeldOutScore:
     """The score on a support set of one lane, whatever the order of its examples and the names of its classes.
 
     max_samples: examples of one batch; the folds are adapted to in as many batches as that takes. Costs as much as adapting to
-    256 examples, or to the support set three times where that is more.
+    256 examples, or to the support set three times where that is more. fresh: which examples may be held out, all unless given; the
+    others are left out of the folds that would ask for them.
     """
-    support = _sort(support)
+    order = _order(support)
+    support = _take(support, order)
     n_support = support.inputs.shape[1]
     targets = support.targets[0].tolist() if learner.kind == "classification" else None
     folds = split_folds(targets, n_support, max(MIN_SCORED_FOLDS, min(MAX_FOLDS, MAX_SCORED_EXAMPLES // n_support)))
+    if fresh is not None:
+        may_ask = [fresh[position] for position in order]
+        spared = [replace(fold, held_out=tuple(position for position in fold.held_out if may_ask[position])) for fold in folds]
+        folds = tuple(fold for fold in spared if fold.held_out)
     size = max(1, max_samples // n_support)
     batches = [folds[first : first + size] for first in range(0, len(folds), size)]
     return _pool([score_held_out(learner, params, support, batch, steps, confidence) for batch in batches])
 
 
-def _sort(support: Support) -> Support:
+def _order(support: Support) -> list[int]:
     """By the bytes of the inputs: which examples share a fold must not depend on how a client happens to list them (law 3)."""
     keys = [row.tobytes() for row in support.inputs[0].cpu().numpy()]
-    return _take(support, sorted(range(len(keys)), key=keys.__getitem__))
+    return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def _pool(scores: Sequence[HeldOutScore]) -> HeldOutScore:

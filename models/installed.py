@@ -73,10 +73,18 @@ class Installed:
         weights = None if start is None else decode_params(start, self.params)
         return adapt_lanes(self.learner, self.params, [to_support(task) for task in tasks], steps, weights)
 
-    def try_start(self, task: Examples, state: bytes, fresh: Sequence[bool], steps: int) -> StartTrial:
-        """The usual start beside that from another task's state, see `models.warm_start`. Raises IncompatibleState, InvalidOptions."""
-        support = to_support(task).to(next(iter(self.params.values())).device)
-        return try_start(self.learner, self.params, self.restore(state), support, fresh, steps, self.confidence)
+    def try_start(self, task: Examples, state: bytes, fresh: Sequence[bool], steps: int, max_samples: int) -> StartTrial:
+        """The usual start beside that from another task's state, see `models.warm_start`.
+
+        Raises IncompatibleState, InvalidOptions, OutOfMemory.
+        """
+        device = next(iter(self.params.values())).device
+        support, restored = to_support(task).to(device), self.restore(state)
+
+        def run() -> StartTrial:
+            return try_start(self.learner, self.params, restored, support, fresh, steps, self.confidence, max_samples)
+
+        return guard_memory(run, device, 1)
 
     def score_held_out(self, task: Examples, steps: int, max_samples: int) -> HeldOutScore:
         """How well a task is adapted to, by what it answers for the examples left out, see `models.holdout`. Raises OutOfMemory."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from models.confidence import Confidence
 from models.errors import IncompatibleState, InvalidOptions
-from models.holdout import Fold, HeldOutScore, score_held_out, split_folds
+from models.holdout import MAX_SCORED_EXAMPLES, HeldOutScore, score_support_set
 from models.learner import Learner, Restarts
 from models.support import Params, State, Support
 
@@ -34,25 +34,25 @@ class StartTrial:
 
 
 def try_start(
-    learner: Learner, params: Params, state: State, support: Support, fresh: Sequence[bool], steps: int, confidence: Confidence
+    learner: Learner,
+    params: Params,
+    state: State,
+    support: Support,
+    fresh: Sequence[bool],
+    steps: int,
+    confidence: Confidence,
+    max_samples: int = MAX_SCORED_EXAMPLES,
 ) -> StartTrial:
     """Compares starting from `params` with starting from another task's `state`, on a support set of one lane.
 
-    fresh: which examples may be held out. Cost: two adaptations of as many lanes as there are folds. Raises InvalidOptions.
+    fresh: which examples may be held out; the others are neither shown nor asked for in the folds that would hold them out, so that both
+    starts adapt to the same. Cost: twice that of `score_support_set`, in batches of `max_samples` examples. Raises InvalidOptions.
     """
     if not isinstance(learner, Restarts):
         raise InvalidOptions("this learner cannot start from the weights of another task")
     start = learner.restart(params, state)
-    targets = support.targets[0].tolist() if learner.kind == "classification" else None
-    folds = _spare(split_folds(targets, support.inputs.shape[1]), fresh)
-    cold, warm = (score_held_out(learner, weights, support, folds, steps, confidence) for weights in (params, start))
+    cold, warm = (score_support_set(learner, weights, support, steps, confidence, max_samples, fresh) for weights in (params, start))
     return StartTrial(start, _loss(cold), _loss(warm), cold.n)
-
-
-def _spare(folds: Sequence[Fold], fresh: Sequence[bool]) -> list[Fold]:
-    """The folds without what is not fresh: neither shown nor asked for, so that both starts adapt to the same."""
-    spared = [replace(fold, held_out=tuple(position for position in fold.held_out if fresh[position])) for fold in folds]
-    return [fold for fold in spared if fold.held_out]
 
 
 def _loss(score: HeldOutScore) -> float:

@@ -195,7 +195,7 @@ class TorchEngine:
         if isinstance(lanes[0], AdaptLane):
             return _run_adaptations(cast(Sequence[_Adapt], lanes))
         if isinstance(lanes[0], TrialLane):
-            return [_run_trial(lane) for lane in cast(Sequence[_Trial], lanes)]
+            return [_run_trial(lane, self._max_batch_samples) for lane in cast(Sequence[_Trial], lanes)]
         if isinstance(lanes[0], ScoreLane):
             return [_run_score(lane, self._max_batch_samples) for lane in cast(Sequence[_Score], lanes)]
         return _run_predictions(cast(Sequence[_Predict], lanes), self._max_batch_samples)
@@ -224,8 +224,8 @@ def _run_adaptations(lanes: Sequence[_Adapt]) -> list[_Outcome | Exception]:
     ]
 
 
-def _run_trial(lane: _Trial) -> StartTrial:
-    trial = lane.version.try_start(lane.job, lane.neighbour, lane.fresh.tolist(), lane.job.steps)
+def _run_trial(lane: _Trial, max_samples: int) -> StartTrial:
+    trial = lane.version.try_start(lane.job, lane.neighbour, lane.fresh.tolist(), lane.job.steps, max_samples)
     return StartTrial(encode_params(trial.start), trial.cold, trial.warm, trial.n_held_out)
 
 

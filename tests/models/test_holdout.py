@@ -106,3 +106,16 @@ def test_the_score_is_the_same_in_one_batch_and_in_many() -> None:
     assert whole.loss == pytest.approx(parts.loss, rel=1e-5)
     alone = score_support_set(learner, params, make_support(inputs[:1], inputs[:1]))
     assert (alone.n, math.isnan(alone.loss)) == (0, True)
+
+
+def test_what_is_not_fresh_is_neither_asked_for_nor_missed_by_the_others() -> None:
+    learner = build_learner(CURVE)
+    params = learner.init(torch.Generator().manual_seed(0))
+    inputs = torch.tensor([[2.0], [-1.0], [0.5], [1.0]])
+    support = make_support(inputs, 2 * inputs)
+    some = score_support_set(learner, params, support, 2, fresh=[True, False, False, True])
+    by_hand = score_held_out(learner, params, support, [Fold((1, 2, 3), (0,)), Fold((0, 1, 2), (3,))], 2)
+    assert some.n == 2
+    assert some.loss == pytest.approx(by_hand.loss, rel=1e-5)
+    none = score_support_set(learner, params, support, 2, fresh=[False] * 4)
+    assert (none.n, math.isnan(none.loss)) == (0, True)

@@ -73,3 +73,11 @@ def test_what_does_not_fit_is_refused(installed: Installed) -> None:
         installed.adapt([replace(make_task(1), n_way=4)], 2)
     with pytest.raises(IncompatibleState):
         installed.restore(b"not a state")
+
+
+def test_a_start_is_compared_in_batches_of_the_size_told_to_the_same_losses(installed: Installed) -> None:
+    [other] = installed.adapt([make_task(2)], 2)
+    state, fresh = encode_state(other.host_state), [True] * 6
+    whole, parts = (installed.try_start(make_task(1), state, fresh, 2, most) for most in (1000, 6))
+    assert whole.n_held_out == parts.n_held_out == 6
+    assert (parts.cold, parts.warm) == pytest.approx((whole.cold, whole.warm), rel=1e-5)

@@ -8,6 +8,7 @@ import torch
 from models.confidence import Confidence
 from models.errors import IncompatibleState, InvalidOptions
 from models.holdout import split_folds
+from models.learner import Adaptation, Learner
 from models.methods import build_learner
 from models.serving import adapt_lanes
 from models.support import Params, Support, make_support
@@ -55,6 +56,36 @@ def test_only_fresh_examples_are_held_out(params: Params) -> None:
     assert (some.n_held_out, none.n_held_out) == (2, 0)
     assert math.isnan(none.cold)
     assert math.isnan(none.warm)
+
+
+def test_the_losses_know_no_order_of_the_examples(params: Params) -> None:
+    inputs = torch.randn(20, 1, generator=torch.Generator().manual_seed(4))
+    fresh = [position % 3 != 0 for position in range(20)]
+    shuffle = torch.randperm(20, generator=torch.Generator().manual_seed(5)).tolist()
+    [other] = adapt_lanes(SINE, params, [make_line(1.0, 9)], 3)
+    first = try_start(SINE, params, other.state, make_support(inputs, 2 * inputs.square()), fresh, 2, Confidence())
+    moved = make_support(inputs[shuffle], 2 * inputs[shuffle].square())
+    second = try_start(SINE, params, other.state, moved, [fresh[position] for position in shuffle], 2, Confidence())
+    assert first.n_held_out == second.n_held_out == sum(fresh)
+    assert (first.cold, first.warm) == pytest.approx((second.cold, second.warm), rel=1e-5)
+
+
+@pytest.mark.parametrize(("points", "max_samples", "lanes"), [(20, 40, 2), (20, 10_000, 12), (100, 1, 1), (300, 10_000, 3)])
+def test_no_batch_is_larger_than_told_and_the_folds_are_as_few_as_a_score_has(
+    params: Params, monkeypatch: pytest.MonkeyPatch, points: int, max_samples: int, lanes: int
+) -> None:
+    [other] = adapt_lanes(SINE, params, [make_line(1.0, 9)], 3)
+    adapt, seen = type(SINE).adapt, list[int]()
+
+    def spy(learner: Learner, weights: Params, support: Support, steps: int | None = None) -> Adaptation:
+        seen.append(support.inputs.shape[0])
+        return adapt(learner, weights, support, steps)
+
+    monkeypatch.setattr(type(SINE), "adapt", spy)
+    trial = try_start(SINE, params, other.state, make_line(2.0, points), [True] * points, 1, Confidence(), max_samples)
+    assert trial.n_held_out == points
+    assert max(seen) == lanes
+    assert sum(seen) * points <= 2 * max(256, 3 * points)
 
 
 def test_a_start_that_diverges_has_an_infinite_loss(params: Params) -> None:
