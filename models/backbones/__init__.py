@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,6 +12,7 @@ from models.backbones.conv4 import Conv4
 from models.backbones.gated_conv4 import GatedConv4
 from models.backbones.mlp import Mlp
 from models.errors import InvalidOptions
+from models.options import parse_options
 from models.support import Params
 
 __all__ = ["Backbone", "Conv4", "GatedConv4", "Mlp", "Penalised", "build_backbone"]
@@ -45,11 +45,9 @@ class Penalised(Protocol):
 
 def build_backbone(spec: Mapping[str, Any], input_shape: tuple[int, ...]) -> Backbone:
     """The backbone that `spec` describes: {"kind": "conv4" | "gated-conv4" | "mlp", ...its fields}. Raises InvalidOptions."""
-    options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
+    options = dict(spec)
     kind = options.pop("kind", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise InvalidOptions(f"backbone.kind must be one of {sorted(KINDS)}, got {kind!r}")
-    known = {field.name for field in fields(KINDS[kind])} - {"input_shape"}
-    if unknown := set(options) - known:
-        raise InvalidOptions(f"backbone {kind} has no option {sorted(unknown)}; it has {sorted(known)}")
-    return KINDS[kind](input_shape=input_shape, **options)
+    parsed = parse_options(KINDS[kind], options, f"backbone {kind}", given=frozenset({"input_shape"}), prefix="backbone.")
+    return KINDS[kind](input_shape=input_shape, **parsed)

@@ -7,13 +7,14 @@ packages add methods through the entry point group `innerloop.learners`, in the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from models.backbones import Backbone, build_backbone
 from models.errors import InvalidOptions
 from models.learner import Learner
+from models.options import parse_options
 
 __all__ = ["BUILT_IN", "build_learner", "find_method", "list_methods"]
 
@@ -58,19 +59,28 @@ def find_method(name: object) -> type[Any]:
         found: type[Any] = EntryPoint(name, BUILT_IN[name], ENTRY_POINT_GROUP).load()
         return found
     [point, *_] = entry_points(group=ENTRY_POINT_GROUP, name=name)
+    return _load_installed(point)
+
+
+def _load_installed(point: EntryPoint) -> type[Any]:
+    """The class behind the entry point of another package, whose code may do anything when it is imported, `sys.exit` too: what is
+    broken there harms its own method alone."""
     try:
-        installed: type[Any] = point.load()
-    except (ImportError, AttributeError) as fault:
-        raise InvalidOptions(f"method {name} of an installed package cannot be loaded from {point.value}: {fault}") from fault
+        installed: object = point.load()
+    except (Exception, SystemExit) as fault:
+        words = f"method {point.name} of an installed package cannot be loaded from {point.value}: {type(fault).__name__}: {fault}"
+        raise InvalidOptions(words) from fault
+    if not isinstance(installed, type) or not is_dataclass(installed):
+        raise InvalidOptions(f"method {point.name} of an installed package must be a dataclass, got {installed!r} from {point.value}")
     return installed
 
 
 def build_learner(spec: Mapping[str, Any]) -> Learner:
     """The learner that `spec` describes: {"method", "kind", "input_shape", "backbone": {...}, ...the method's own options}.
 
-    Raises InvalidOptions naming the key and what it may be.
+    Raises InvalidOptions naming the key, what it may be and what it is.
     """
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
+    options = dict(spec)
     name = options.pop("method", None)
     method = find_method(name)
     if options.get("kind") not in KINDS:
@@ -78,14 +88,18 @@ def build_learner(spec: Mapping[str, Any]) -> Learner:
     if options["kind"] not in getattr(method, "KINDS", KINDS):
         raise InvalidOptions(f"{name} does {' and '.join(method.KINDS)} only; for {options['kind']} use maml")
     backbone = _build_backbone(options)
-    known = {field.name for field in fields(method)} - {"backbone"}
-    if unknown := set(options) - known:
-        raise InvalidOptions(f"method {name} has no option {sorted(unknown)}; it has {sorted(known)}")
-    learner: Learner = method(backbone=backbone, **options)
+    parsed = parse_options(method, options, f"method {name}", given=frozenset({"backbone"}))
+    learner: Learner = method(backbone=backbone, **parsed)
     return learner
 
 
 def _build_backbone(options: dict[str, Any]) -> Backbone:
+    """The backbone that `options` describe, which are left without it."""
     if "input_shape" not in options or "backbone" not in options:
         raise InvalidOptions("a learner spec needs input_shape and backbone")
-    return build_backbone(options.pop("backbone"), tuple(options.pop("input_shape")))
+    shape, spec = options.pop("input_shape"), options.pop("backbone")
+    if not isinstance(shape, (list, tuple)) or not shape or any(type(size) is not int or size < 1 for size in shape):
+        raise InvalidOptions(f"input_shape must be a list of whole numbers of at least 1, got {shape!r}")
+    if not isinstance(spec, Mapping):
+        raise InvalidOptions(f"backbone must be a table, got {spec!r}")
+    return build_backbone(spec, tuple(shape))

@@ -139,9 +139,25 @@ def test_an_initializer_of_a_package_that_is_gone_is_refused_with_words(made: Pa
         load_initializer(made)
 
 
-def test_a_package_that_cannot_be_loaded_says_where_from(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(site, tmp_path / "broken")
-    (tmp_path / "broken" / "nearest_median.py").write_text("import a_package_that_nobody_has\n")
-    monkeypatch.syspath_prepend(str(tmp_path / "broken"))
-    with pytest.raises(InvalidOptions, match=r"nearest-median .*cannot be loaded from nearest_median:NearestMedian: No module named"):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import a_package_that_nobody_has", "cannot be loaded from nearest_median:NearestMedian: ModuleNotFoundError: No module named"),
+        ("raise RuntimeError('no licence')", "cannot be loaded from nearest_median:NearestMedian: RuntimeError: no licence"),
+        ("import sys; sys.exit('bye')", "cannot be loaded from nearest_median:NearestMedian: SystemExit: bye"),
+        ("def broken(:", "cannot be loaded from nearest_median:NearestMedian: SyntaxError"),
+        ("", "cannot be loaded from nearest_median:NearestMedian: AttributeError"),
+        ("class NearestMedian: ...", "must be a dataclass, got <class 'nearest_median.NearestMedian'> from nearest_median:NearestMedian"),
+        ("NearestMedian = 3", "must be a dataclass, got 3 from nearest_median:NearestMedian"),
+    ],
+)
+def test_a_package_that_is_broken_harms_only_its_own_method(
+    text: str, words: str, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(site, tmp_path / "broken", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "broken" / "nearest_median.py").write_text(text + "\n")
+    have_package(monkeypatch, tmp_path / "broken")
+    with pytest.raises(InvalidOptions, match=f"{NAME} of an installed package {words}"):
         find_method(NAME)
+    assert NAME in list_methods()
+    assert find_method("protonet").__name__ == "ProtoNet"
