@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.backbones import window_rows
 from models.backbones.attention import attend, init_attention
+from models.backbones.conv4_trace import BlockPlan, open_windows, pull_back, run_blocks
 from models.backbones.lanes import group_normalise, lane_conv, max_pool, scale_and_shift
+from models.backbones.tracing import Pullback
 from models.errors import InvalidOptions
 from models.support import Params
 
@@ -112,6 +116,41 @@ class Conv4:
                 maps = attend(params, maps, self.attention)
         return maps.flatten(2)
 
+    # What `models.backbones.tracing.Traces` asks for.
+
+    @property
+    def can_trace(self) -> bool:
+        return not self.extra and not self.attention
+
+    def lay_out(self, params: Params) -> Params:
+        return {name: window_rows.lay_out(tensor) if name.startswith("conv") else tensor for name, tensor in params.items()}
+
+    def open(self, inputs: Tensor) -> Tensor:
+        return open_windows(inputs, self._plans[0])
+
+    def trace(self, params: Params, opened: Tensor) -> tuple[Tensor, Pullback]:
+        out, traces = run_blocks(self._plans, params, opened)
+        features = self._flatten(out, opened.shape[0])
+        size = self.map_size(BLOCKS)
+        return features, lambda upstream: pull_back(traces, upstream.reshape(*upstream.shape[:2], -1, *size))
+
+    def run(self, params: Params, opened: Tensor) -> Tensor:
+        out, _ = run_blocks(self._plans, params, opened, keep=False)
+        return self._flatten(out, opened.shape[0])
+
+    def _flatten(self, out: Tensor, lanes: int) -> Tensor:
+        """Features (lanes, n, d), channels first, of what leaves the last block, (lanes * n, h, w, c)."""
+        return out.permute(0, 3, 1, 2).reshape(lanes, out.shape[0] // lanes, self.feature_dim)
+
+    @cached_property
+    def _plans(self) -> tuple[BlockPlan, ...]:
+        stride, plans = 2 if self.downsample == "stride" else 1, []
+        for block, width in enumerate(self.block_widths, start=1):
+            size_in = self.map_size(block - 1)
+            size = self.map_size(block) if stride == 2 else size_in
+            plans.append(BlockPlan(block, stride, size_in, size, self._count_groups(width), self.downsample == "pool"))
+        return tuple(plans)
+
     def convolve(self, params: Params, maps: Tensor, block: int) -> Tensor:
         """The maps that leave a block, without its residual convolution."""
         maps = lane_conv(maps, params[f"conv{block}.weight"], 2 if self.downsample == "stride" else 1)
@@ -124,10 +163,12 @@ class Conv4:
         return self._normalise(change, params[f"extra{block}.scale"], params[f"extra{block}.shift"])
 
     def _normalise(self, maps: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        if self.norm == "none":
-            return scale_and_shift(maps, scale, shift)
-        groups = maps.shape[2] * self.groups // self.filters if self.norm == "group" else 1
-        return group_normalise(maps, scale, shift, groups)
+        groups = self._count_groups(maps.shape[2])
+        return group_normalise(maps, scale, shift, groups) if groups else scale_and_shift(maps, scale, shift)
+
+    def _count_groups(self, width: int) -> int:
+        """Normalisation groups of a block that is so wide; 0 for none."""
+        return {"group": width * self.groups // self.filters, "layer": 1, "none": 0}[self.norm]
 
 
 def _draw_kernel(c_out: int, c_in: int, generator: torch.Generator) -> Tensor:

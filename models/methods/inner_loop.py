@@ -19,6 +19,7 @@ from models.backbones import Backbone
 from models.backbones.lanes import lane_linear
 from models.errors import InvalidOptions
 from models.learner import Adaptation, Kind
+from models.methods import inner_gradient
 from models.methods.gradient_similarity import compare_answers, compare_values
 from models.methods.objectives import class_balanced_weights, cross_entropy, mask_absent_classes, squared_error, support_accuracy
 from models.support import Params, State, Support
@@ -109,7 +110,7 @@ class GradientLearner:
     def update(self, params: Params, step: int, name: str, tensor: Tensor, gradient: Tensor, memory: Any) -> tuple[Tensor, Any]:
         """The update rule: `tensor` (lanes, ...) after the step, and what the rule wants to find in `memory` at the next one.
         `memory` is None at the tensor's first step, and no part of the adapted state."""
-        return tensor - self.inner_lr * gradient, None
+        return torch.sub(tensor, gradient, alpha=self.inner_lr), None
 
     # The protocol of models.learner.
 
@@ -138,7 +139,10 @@ class GradientLearner:
             weights = point.weights
             curve.append((point.loss, point.accuracy))
         losses, accuracies = zip(*curve, strict=True)
-        return Adaptation(self.to_state(params, weights, support.lanes), torch.stack(losses, 1), torch.stack(accuracies, 1))
+        state = self.to_state(params, weights, support.lanes)
+        if not differentiable:
+            state = {name: tensor.contiguous() for name, tensor in state.items()}
+        return Adaptation(state, torch.stack(losses, 1), torch.stack(accuracies, 1))
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         outputs = self.outputs(params, state, queries)
@@ -179,30 +183,34 @@ class GradientLearner:
             raise InvalidOptions(f"steps must be at least 0, got {steps}")
         params = params if differentiable else {name: tensor.detach() for name, tensor in params.items()}
         weights = self._start(params, support)
-        features = None if any(map(self.adapts, _names(params, BODY))) else self.features(params, {}, support.inputs)
+        views = [inner_gradient.view(self, params, seen, traced=not differentiable) for seen in parts or [support]]
+        weights |= inner_gradient.lay_out(self, weights, views[0])
         memory: dict[str, Any] = {}
         for step in range(steps):
-            taken, weights = weights, self.prepare(params, step, weights)
-            seen = parts[step % len(parts)] if parts else support
+            taken, weights, view = weights, self.prepare(params, step, weights), views[step % len(views)]
             laned = self.to_state(params, weights, support.lanes)
             moving = {name: tensor for name, tensor in laned.items() if name != CLASS_MASK and self.moves(step, name)}
-            with torch.enable_grad():
-                leaves = {name: tensor if tensor.requires_grad else tensor.detach().requires_grad_() for name, tensor in moving.items()}
-                objective, loss, accuracy = self.measure(params, {**weights, **leaves}, seen, None if parts else features)
-                gradients = torch.autograd.grad(
-                    objective, list(leaves.values()), create_graph=differentiable and not first_order, retain_graph=differentiable
+            if view.opened is not None and _names(moving, BODY):
+                found = inner_gradient.trace(self, params, weights, moving, view)
+            else:
+                found = inner_gradient.differentiate(
+                    self, params, weights, moving, view, create_graph=differentiable and not first_order, retain_graph=differentiable
                 )
-            yield InnerPoint(taken, loss, accuracy)
-            found = dict(zip(leaves, gradients, strict=True))
-            weights = {**weights, **self._move(params, step, leaves if differentiable else moving, found, support, memory)}
+            yield InnerPoint(taken, found.loss, found.accuracy)
+            start = found.leaves if differentiable else moving
+            weights = {**weights, **self._move(params, step, start, found.by_name, memory)}
         with torch.no_grad():
-            _, loss, accuracy = self.measure(params, weights, support, features)
+            whole = inner_gradient.view(self, params, support, traced=False) if parts else views[0]
+            _, loss, accuracy = self.measure(params, weights, support, inner_gradient.see(self, params, weights, whole))
         yield InnerPoint(weights, loss, accuracy)
 
     def features(self, params: Params, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """(lanes, n, d), by the body in `weights`, or that in `params` when `weights` have none."""
-        body = {name.removeprefix(BODY): weights.get(name, params[name]) for name in _names(params, BODY)}
-        return self.backbone.features(body, inputs)
+        return self.backbone.features(self.take_body(params, weights), inputs)
+
+    def take_body(self, params: Params, weights: Mapping[str, Tensor]) -> Params:
+        """The backbone's parameters: those in `weights`, or in `params` where `weights` have none."""
+        return {name.removeprefix(BODY): weights.get(name, params[name]) for name in _names(params, BODY)}
 
     def scale(self, features: Tensor) -> Tensor:
         """Features as the class head reads them."""
@@ -243,15 +251,16 @@ class GradientLearner:
             weights[CLASS_MASK] = support.class_mask
         return weights
 
-    def _move(self, params: Params, step: int, weights: Params, gradients: Params, support: Support, memory: dict[str, Any]) -> Params:
+    def divisor_of_body(self, support: Support) -> Tensor | None:
+        """What the body's gradient is divided by in each lane, where that is not one."""
+        return support.class_mask.sum(1) if self.body_objective == "mean" else None
+
+    def _move(self, params: Params, step: int, weights: Params, gradients: Params, memory: dict[str, Any]) -> Params:
         """`weights` (laned) after a step; writes to `memory`."""
         moved = {}
         for name, tensor in weights.items():
-            gradient = gradients[name]
-            if name.startswith(BODY) and self.body_objective == "mean":
-                gradient = gradient / support.class_mask.sum(1).view(-1, *[1] * (gradient.dim() - 1))
             pull = self.pull(params, name, tensor)
-            gradient = gradient if pull is None else gradient + pull
+            gradient = gradients[name] if pull is None else gradients[name] + pull
             moved[name], memory[name] = self.update(params, step, name, tensor, gradient, memory.get(name))
         return moved
 
