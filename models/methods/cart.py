@@ -65,7 +65,8 @@ def grow_trees(asks: Asks, features: Tensor, support: Support, growths: Sequence
     room = support.inputs.shape[1]
     lanes = [_fit(sheet, growth, room, sort_columns=asks != "feature") for sheet, growth in zip(sheets, growths, strict=True)]
     fitted = {name: torch.from_numpy(np.stack([lane[name] for lane in lanes])).to(features.device) for name in lanes[0]}
-    examples = {EXAMPLE_TARGET: support.targets, EXAMPLE_SHARE: shares, EXAMPLE_MASK: support.mask, CLASS_MASK: support.class_mask}
+    told = {EXAMPLE_TARGET: support.targets, EXAMPLE_MASK: support.mask, CLASS_MASK: support.class_mask}
+    examples = {EXAMPLE_SHARE: shares, **{name: tensor.clone() for name, tensor in told.items()}}
     return {**fitted, **examples, **({} if asks == "feature" else {CLASS_MEAN: means})}
 
 

@@ -24,11 +24,11 @@ from models.backbones.lanes import lane_linear
 from models.errors import InvalidOptions
 from models.learner import Adaptation, Kind
 from models.methods.dense import apply_dense, init_dense
-from models.methods.objectives import class_balanced_weights, cross_entropy, mask_absent_classes, squared_error, support_accuracy
+from models.methods.objectives import class_balanced_weights, mask_absent_classes, measure_support
 from models.methods.protonet import class_means
+from models.methods.shared_embedding import SharedEmbedding
 from models.support import Params, State, Support
 
-BODY = "body."
 CLASS_REPRESENTATION, CLASS_MASK = "class.representation", "class.mask"
 REPRESENTATION = "representation"
 SKIP = "decoder.skip.weight"
@@ -41,7 +41,7 @@ _MAX_NUMBERS = 2**24
 
 
 @dataclass(frozen=True)
-class Cnp:
+class Cnp(SharedEmbedding):
     """An encoder of examples, an average, and a decoder of queries.
 
     The adapted state is the average, one of each class for classification. `width` is that of every layer.
@@ -56,17 +56,9 @@ class Cnp:
         if self.width < 1 or self.n_out < 1:
             raise InvalidOptions(f"cnp needs width >= 1 and n_out >= 1, got {self.width} and {self.n_out}")
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self.backbone.input_shape
-
-    @property
-    def default_steps(self) -> int:
-        return 0
-
     def init(self, generator: torch.Generator) -> Params:
         """Every layer keeps variance; what the decoder adds up has a share of it each; for classes its last layer is silent at first."""
-        params = {BODY + name: tensor for name, tensor in self.backbone.init(generator).items()}
+        params = self.init_body(generator)
         width, d = self.width, self.backbone.feature_dim
         is_regression = self.kind == "regression"
         gain = math.sqrt(2)
@@ -84,14 +76,11 @@ class Cnp:
             features = self.embed(params, support.inputs)
             state = self._aggregate(self._represent(params, features, support), support)
         with torch.no_grad():
-            loss, accuracy = self._measure(params, state, features, support)
+            loss, accuracy = measure_support(self.kind, self._answer(params, state, features), support)
         return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1))
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self._answer(params, state, self.embed(params, queries))
-
-    def embed(self, params: Params, inputs: Tensor) -> Tensor:
-        return self.backbone.features({name.removeprefix(BODY): t for name, t in params.items() if name.startswith(BODY)}, inputs)
 
     def explain(self, params: Params, state: State, support: Support, queries: Tensor) -> Tensor:
         """What each example put into the averages, times the gradient of the answer there: its share of the answer to first order.
@@ -128,7 +117,7 @@ class Cnp:
     def _aggregate(self, represented: Tensor, support: Support) -> State:
         """The averages, eq. 2: the order of the examples is nothing."""
         if self.kind == "classification":
-            return {CLASS_REPRESENTATION: class_means(represented, support), CLASS_MASK: support.class_mask}
+            return {CLASS_REPRESENTATION: class_means(represented, support), CLASS_MASK: support.class_mask.clone()}
         return {REPRESENTATION: (self._shares(support, represented.dtype).unsqueeze(1) @ represented).squeeze(1)}
 
     def _averages(self, state: State) -> Tensor:
@@ -162,12 +151,3 @@ class Cnp:
         hidden = F.relu(apply_dense(params, "decoder.hidden", F.relu(first)))
         decoded = apply_dense(params, "decoder.last", hidden)
         return decoded if class_mask is None else decoded + lane_linear(distance, params[SKIP])
-
-    def _measure(self, params: Params, state: State, features: Tensor, support: Support) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy of the support set as queries."""
-        outputs = self._answer(params, state, features)
-        if self.kind == "regression":
-            loss = squared_error(outputs, support)
-            return loss, torch.full_like(loss, torch.nan)
-        losses = cross_entropy(outputs, support.targets).where(support.mask, 0) * class_balanced_weights(support, outputs.dtype)
-        return losses.sum(1) / support.class_mask.sum(1), support_accuracy(outputs, support).to(outputs.dtype)

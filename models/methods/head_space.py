@@ -89,7 +89,7 @@ class Sphere:
         return Problem(points.double(), members.double(), weights.double(), support.class_mask, centre)
 
     def make_state(self, params: Params, problem: Problem, head: Tensor) -> State:
-        return {CLASS_WEIGHT: head.to(problem.centre.dtype), CLASS_MASK: problem.class_mask, TASK_CENTRE: problem.centre}
+        return {CLASS_WEIGHT: head.to(problem.centre.dtype), CLASS_MASK: problem.class_mask.clone(), TASK_CENTRE: problem.centre}
 
     def place(self, state: State, features: Tensor) -> Tensor:
         return _on_sphere(features, state[TASK_CENTRE])

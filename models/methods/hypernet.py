@@ -24,11 +24,12 @@ from models.backbones import Backbone
 from models.errors import InvalidOptions
 from models.learner import Adaptation, Kind
 from models.methods.dense import apply_dense, init_dense
-from models.methods.objectives import class_balanced_weights, cross_entropy, mask_absent_classes, support_accuracy
+from models.methods.objectives import class_balanced_weights, mask_absent_classes, measure_support
 from models.methods.protonet import class_means
+from models.methods.shared_embedding import BODY, SharedEmbedding, take_body
 from models.support import Params, State, Support
 
-BODY, FILM = "body.", "film."
+FILM = "film."
 CLASS_WEIGHT, CLASS_BIAS, CLASS_MASK = "class.weight", "class.bias", "class.mask"
 CENTRE = "centre"
 MODULATED = (".scale", ".shift", ".bias")
@@ -39,7 +40,7 @@ _COUNTS = 2
 
 
 @dataclass(frozen=True)
-class Hypernet:
+class Hypernet(SharedEmbedding):
     """A body whose scales and shifts, and whose classifier, are emitted for each task. `width` is that of every emitting layer."""
 
     KINDS: ClassVar[tuple[Kind, ...]] = ("classification",)
@@ -52,23 +53,14 @@ class Hypernet:
         if self.width < 1:
             raise InvalidOptions(f"hypernet width must be at least 1, got {self.width}")
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self.backbone.input_shape
-
-    @property
-    def default_steps(self) -> int:
-        return 0
-
     def init(self, generator: torch.Generator) -> Params:
         """Encoders that keep variance, and emitting layers of zeros: what they add to is the start."""
-        body = self.backbone.init(generator)
+        params = self.init_body(generator)
         d, width, gain = self.backbone.feature_dim, self.width, math.sqrt(2)
-        params = {BODY + name: tensor for name, tensor in body.items()}
         params |= init_dense("set.example", d, width, generator, gain=gain)
         params |= init_dense("set.class", width, width, generator, gain=gain)
         params |= init_dense("set.task", width + _COUNTS, width, generator, gain=gain)
-        for name, tensor in body.items():
+        for name, tensor in take_body(params).items():
             if _is_modulated(name, tensor):
                 params |= init_dense(FILM + name, width, len(tensor), generator, gain=0)
         params |= init_dense("head.class", d, width, generator, gain=gain)
@@ -82,14 +74,11 @@ class Hypernet:
             features = self._modulated_features(params, film, support.inputs)
             state = {**film, **self._emit_head(params, task, class_means(features, support), support.class_mask)}
         with torch.no_grad():
-            loss, accuracy = self._measure(state, features, support)
+            loss, accuracy = measure_support(self.kind, _answer(state, features), support)
         return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1))
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return _answer(state, self._modulated_features(params, state, queries))
-
-    def embed(self, params: Params, inputs: Tensor) -> Tensor:
-        return self.backbone.features(_body(params), inputs)
 
     def explain(self, params: Params, state: State, support: Support, queries: Tensor) -> Tensor:
         """How alike query and example are, as inner product around the task's centre, for members of the predicted class; minus that
@@ -115,12 +104,12 @@ class Hypernet:
 
     def _emit_film(self, params: Params, task: Tensor) -> State:
         """Each task's own scales and shifts, `film.<name>` (lanes, channels)."""
-        modulated = {name for name, tensor in _body(params).items() if _is_modulated(name, tensor)}
+        modulated = {name for name, tensor in take_body(params).items() if _is_modulated(name, tensor)}
         return {FILM + name: params[BODY + name] + apply_dense(params, FILM + name, task) for name in sorted(modulated)}
 
     def _modulated_features(self, params: Params, film: State, inputs: Tensor) -> Tensor:
         own = {name.removeprefix(FILM): tensor for name, tensor in film.items() if name.startswith(FILM)}
-        return self.backbone.features({**_body(params), **own}, inputs)
+        return self.backbone.features({**take_body(params), **own}, inputs)
 
     def _emit_head(self, params: Params, task: Tensor, means: Tensor, class_mask: Tensor) -> State:
         """A row and a bias for each class from its mean feature (lanes, max_way, d), in the light of the task.
@@ -135,16 +124,7 @@ class Hypernet:
         emitted = apply_dense(params, "head.row", hidden)
         weight = (2 * offsets + emitted[..., :-1]).masked_fill(~real, 0)
         bias = (emitted[..., -1] - offsets.square().sum(2)).masked_fill(~class_mask, 0)
-        return {CLASS_WEIGHT: weight, CLASS_BIAS: bias, CLASS_MASK: class_mask, CENTRE: centre}
-
-    def _measure(self, state: State, features: Tensor, support: Support) -> tuple[Tensor, Tensor]:
-        logits = _answer(state, features)
-        losses = cross_entropy(logits, support.targets).where(support.mask, 0) * class_balanced_weights(support, logits.dtype)
-        return losses.sum(1) / support.class_mask.sum(1), support_accuracy(logits, support).to(logits.dtype)
-
-
-def _body(params: Params) -> Params:
-    return {name.removeprefix(BODY): tensor for name, tensor in params.items() if name.startswith(BODY)}
+        return {CLASS_WEIGHT: weight, CLASS_BIAS: bias, CLASS_MASK: class_mask.clone(), CENTRE: centre}
 
 
 def _is_modulated(name: str, tensor: Tensor) -> bool:

@@ -29,11 +29,11 @@ from models.errors import InvalidOptions
 from models.learner import Adaptation, Kind
 from models.methods.class_attention import log_attention, log_shares, sign_by_class, sum_by_class
 from models.methods.dense import apply_dense, init_dense
-from models.methods.objectives import class_balanced_weights, cross_entropy, squared_error, support_accuracy
+from models.methods.objectives import measure_support
 from models.methods.set_attention import Kinship, attend, attention_weights
+from models.methods.shared_embedding import SharedEmbedding
 from models.support import Params, State, Support
 
-BODY = "body."
 LOG_SHARPNESS = "answer.log_sharpness"
 CLASS_MASK, MASK, TARGET, CODE = "class.mask", "example.mask", "example.target", "example.code"
 
@@ -45,7 +45,7 @@ WIDENING = 2
 
 
 @dataclass(frozen=True)
-class InContext:
+class InContext(SharedEmbedding):
     """A set transformer over the backbone's features.
 
     layers, heads, width: of the transformer; heads divide the width. n_out: numbers in a value, for regression.
@@ -63,17 +63,9 @@ class InContext:
             got = f"{self.layers}, {self.heads}, {self.n_out} and {self.width}"
             raise InvalidOptions(f"incontext needs layers, heads and n_out of at least 1 and a width that heads divide, got {got}")
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self.backbone.input_shape
-
-    @property
-    def default_steps(self) -> int:
-        return 0
-
     def init(self, generator: torch.Generator) -> Params:
         """Layers begin by changing nothing, so that examples are at first compared by their features (ReZero's way to train fast)."""
-        params = {BODY + name: tensor for name, tensor in self.backbone.init(generator).items()}
+        params = self.init_body(generator)
         params |= init_dense("token", self.backbone.feature_dim, self.width, generator)
         for layer in range(1, self.layers + 1):
             for name in ("query", "key", "value"):
@@ -94,14 +86,11 @@ class InContext:
             tokens = self._tokenize(params, support.inputs)
             state = self._read_support(params, tokens, support)
         with torch.no_grad():
-            loss, accuracy = self._measure(params, state, tokens, support)
+            loss, accuracy = measure_support(self.kind, self._answer(params, state, tokens), support)
         return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1))
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self._answer(params, state, self._tokenize(params, queries))
-
-    def embed(self, params: Params, inputs: Tensor) -> Tensor:
-        return self.backbone.features({name.removeprefix(BODY): t for name, t in params.items() if name.startswith(BODY)}, inputs)
 
     def explain(self, params: Params, state: State, support: Support, queries: Tensor) -> Tensor:
         """The attention on each example, averaged over heads and layers, the classifying one included; minus it for the examples of
@@ -118,9 +107,9 @@ class InContext:
 
     def _read_support(self, params: Params, tokens: Tensor, support: Support) -> State:
         """The adapted state: keys and values of every layer, and for classification what the last attention compares with."""
-        state: State = {MASK: support.mask}
+        state: State = {MASK: support.mask.clone()}
         if self.kind == "classification":
-            state |= {TARGET: support.targets, CLASS_MASK: support.class_mask}
+            state |= {TARGET: support.targets.clone(), CLASS_MASK: support.class_mask.clone()}
         else:
             tokens = tokens + apply_dense(params, "target", support.targets)
         hidden = ~support.mask.unsqueeze(2)
@@ -170,15 +159,6 @@ class InContext:
 
     def _sum(self, state: State, attention: Tensor) -> Tensor:
         return sum_by_class(attention, state[TARGET], state[MASK], state[CLASS_MASK])
-
-    def _measure(self, params: Params, state: State, tokens: Tensor, support: Support) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy of the support set as queries: each example finds itself."""
-        outputs = self._answer(params, state, tokens)
-        if self.kind == "regression":
-            loss = squared_error(outputs, support)
-            return loss, torch.full_like(loss, torch.nan)
-        losses = cross_entropy(outputs, support.targets).where(support.mask, 0) * class_balanced_weights(support, outputs.dtype)
-        return losses.sum(1) / support.class_mask.sum(1), support_accuracy(outputs, support).to(outputs.dtype)
 
 
 def _normalise(tokens: Tensor) -> Tensor:

@@ -25,17 +25,17 @@ from models.backbones.lanes import lane_linear
 from models.errors import InvalidOptions
 from models.learner import Adaptation, Kind
 from models.methods.class_attention import log_attention, log_shares, sign_by_class, sum_by_class
-from models.methods.objectives import class_balanced_weights, cross_entropy, support_accuracy
+from models.methods.objectives import measure_support
+from models.methods.shared_embedding import SharedEmbedding
 from models.support import Params, State, Support
 
-BODY = "body."
 LOG_SHARPNESS = "attention.log_sharpness"
 FEATURE, TARGET, MASK, CLASS_MASK = "example.feature", "example.target", "example.mask", "class.mask"
 PROJECTIONS = ("context.ask", "context.offer", "context.take", "read.ask", "read.take")
 
 
 @dataclass(frozen=True)
-class MatchingNet:
+class MatchingNet(SharedEmbedding):
     """An embedding whose adapted state is the embedded support set itself.
 
     sharpness: what the meta-learned factor of the cosines starts from.
@@ -56,16 +56,8 @@ class MatchingNet:
         if self.read_steps < 1:
             raise InvalidOptions(f"matchingnet read_steps must be at least 1, got {self.read_steps}")
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self.backbone.input_shape
-
-    @property
-    def default_steps(self) -> int:
-        return 0
-
     def init(self, generator: torch.Generator) -> Params:
-        params = {BODY + name: tensor for name, tensor in self.backbone.init(generator).items()}
+        params = self.init_body(generator)
         params[LOG_SHARPNESS] = torch.tensor(math.log(self.sharpness))
         if self.full_context:
             width = self.backbone.feature_dim
@@ -78,17 +70,15 @@ class MatchingNet:
         with torch.set_grad_enabled(differentiable):
             embedded = self.embed(params, support.inputs)
             features = self._see_each_other(params, embedded, support) if self.full_context else embedded
-            state = {FEATURE: features.masked_fill(~support.mask.unsqueeze(2), 0), TARGET: support.targets, MASK: support.mask}
-            state[CLASS_MASK] = support.class_mask
-        with torch.no_grad():
-            loss, accuracy = self._measure(params, state, embedded, support)
+            state = {FEATURE: features.masked_fill(~support.mask.unsqueeze(2), 0), TARGET: support.targets.clone()}
+            state |= {MASK: support.mask.clone(), CLASS_MASK: support.class_mask.clone()}
+        with torch.no_grad():  # each example sees itself, so this is how far classes overlap
+            answers = self._answer(state, self._attend(params, state, embedded))
+            loss, accuracy = measure_support(self.kind, answers, support)
         return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1))
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self._answer(state, self._attend(params, state, self.embed(params, queries)))
-
-    def embed(self, params: Params, inputs: Tensor) -> Tensor:
-        return self.backbone.features({name.removeprefix(BODY): t for name, t in params.items() if name.startswith(BODY)}, inputs)
 
     def explain(self, params: Params, state: State, support: Support, queries: Tensor) -> Tensor:
         """The attention itself; that on the members of other classes speaks against the predicted one."""
@@ -119,12 +109,6 @@ class MatchingNet:
             read = _mix(lane_linear(seen, params["read.ask"]), support_features, support_features, shares)
             seen = features + lane_linear(read, params["read.take"])
         return seen
-
-    def _measure(self, params: Params, state: State, embedded: Tensor, support: Support) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy of the support set as queries: each example sees itself, so this is how far classes overlap."""
-        logits = self._answer(state, self._attend(params, state, embedded))
-        losses = cross_entropy(logits, support.targets).where(support.mask, 0) * class_balanced_weights(support, logits.dtype)
-        return losses.sum(1) / support.class_mask.sum(1), support_accuracy(logits, support).to(logits.dtype)
 
 
 def _mix(asked: Tensor, offered: Tensor, values: Tensor, shares: Tensor) -> Tensor:

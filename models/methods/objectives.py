@@ -39,6 +39,18 @@ def support_accuracy(logits: Tensor, support: Support) -> Tensor:
     return hits.sum(1) / support.mask.sum(1)
 
 
+def measure_support(kind: Kind, outputs: Tensor, support: Support) -> tuple[Tensor, Tensor]:
+    """Loss and accuracy (lanes,) of a support set that is answered for with `outputs` (lanes, n_support, ...), in their type.
+
+    Cross entropy by which classes weigh alike, or the mean squared error beside an accuracy of NaN.
+    """
+    if kind == "regression":
+        loss = squared_error(outputs, support)
+        return loss, torch.full_like(loss, torch.nan)
+    losses = cross_entropy(outputs, support.targets).where(support.mask, 0) * class_balanced_weights(support, outputs.dtype)
+    return losses.sum(1) / support.class_mask.sum(1), support_accuracy(outputs, support).to(outputs.dtype)
+
+
 def query_loss(kind: Kind, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
     """Mean cross entropy, or squared error, of outputs (lanes, n_query, ...), and the accuracy (NaN for regression)."""
     if kind == "regression":

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.backbones import Backbone
 from models.learner import Adaptation, Kind
-from models.methods.objectives import class_balanced_weights, cross_entropy, mask_absent_classes, support_accuracy
+from models.methods.objectives import class_balanced_weights, mask_absent_classes, measure_support
 from models.support import Params, State, Support
 
 PROTOTYPES, CLASS_MASK = "class.prototypes", "class.mask"
@@ -45,9 +45,9 @@ class ProtoNet:
     def adapt(self, params: Params, support: Support, steps: int | None = None, *, differentiable: bool = False) -> Adaptation:
         with torch.set_grad_enabled(differentiable):
             features = self.backbone.features(params, support.inputs)
-            state = {PROTOTYPES: class_means(features, support), CLASS_MASK: support.class_mask}
+            state = {PROTOTYPES: class_means(features, support), CLASS_MASK: support.class_mask.clone()}
         with torch.no_grad():
-            loss, accuracy = self._measure(state, features, support)
+            loss, accuracy = measure_support(self.kind, self._compare(state, features), support)
         return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1))
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
@@ -69,12 +69,6 @@ class ProtoNet:
 
     def _compare(self, state: State, features: Tensor) -> Tensor:
         return mask_absent_classes(-squared_distances(features, state[PROTOTYPES]), state[CLASS_MASK])
-
-    def _measure(self, state: State, features: Tensor, support: Support) -> tuple[Tensor, Tensor]:
-        logits = self._compare(state, features)
-        weights = class_balanced_weights(support, logits.dtype)
-        losses = cross_entropy(logits, support.targets).where(support.mask, 0) * weights
-        return losses.sum(1) / support.class_mask.sum(1), support_accuracy(logits, support).to(logits.dtype)
 
 
 def class_means(features: Tensor, support: Support) -> Tensor:

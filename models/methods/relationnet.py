@@ -25,11 +25,11 @@ from models.backbones.lanes import lane_linear
 from models.errors import InvalidOptions
 from models.learner import Adaptation, Kind
 from models.methods.class_attention import log_attention, log_shares, sign_by_class
-from models.methods.objectives import class_balanced_weights, cross_entropy, mask_absent_classes, support_accuracy
+from models.methods.objectives import mask_absent_classes, measure_support
 from models.methods.protonet import class_means
+from models.methods.shared_embedding import SharedEmbedding
 from models.support import Params, State, Support
 
-BODY = "body."
 CLASS_FEATURE, CLASS_MASK = "class.feature", "class.mask"
 
 _MAX_NUMBERS = 2**24
@@ -37,7 +37,7 @@ _MAX_NUMBERS = 2**24
 
 
 @dataclass(frozen=True)
-class RelationNet:
+class RelationNet(SharedEmbedding):
     """An embedding and a relation module; the adapted state is the mean feature of each class.
 
     hidden: width of the module's two hidden layers.
@@ -53,18 +53,10 @@ class RelationNet:
         if self.hidden < 1:
             raise InvalidOptions(f"relationnet hidden must be at least 1, got {self.hidden}")
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self.backbone.input_shape
-
-    @property
-    def default_steps(self) -> int:
-        return 0
-
     def init(self, generator: torch.Generator) -> Params:
         """A module that scores by minus a weighted squared distance: prototypical networks, but for weights by chance around one."""
         width, hidden = self.backbone.feature_dim, self.hidden
-        body = {BODY + name: tensor for name, tensor in self.backbone.init(generator).items()}
+        body = self.init_body(generator)
         return {
             **body,
             "relation.class": torch.zeros(hidden, width),
@@ -79,16 +71,13 @@ class RelationNet:
     def adapt(self, params: Params, support: Support, steps: int | None = None, *, differentiable: bool = False) -> Adaptation:
         with torch.set_grad_enabled(differentiable):
             features = self.embed(params, support.inputs)
-            state = {CLASS_FEATURE: class_means(features, support), CLASS_MASK: support.class_mask}
+            state = {CLASS_FEATURE: class_means(features, support), CLASS_MASK: support.class_mask.clone()}
         with torch.no_grad():
-            loss, accuracy = self._measure(params, state, features, support)
+            loss, accuracy = measure_support(self.kind, self._answer(params, state, features), support)
         return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1))
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self._answer(params, state, self.embed(params, queries))
-
-    def embed(self, params: Params, inputs: Tensor) -> Tensor:
-        return self.backbone.features({name.removeprefix(BODY): t for name, t in params.items() if name.startswith(BODY)}, inputs)
 
     def explain(self, params: Params, state: State, support: Support, queries: Tensor) -> Tensor:
         """A softmax over the relation scores of single examples, which is the answer itself when each class has one.
@@ -102,11 +91,6 @@ class RelationNet:
 
     def _answer(self, params: Params, state: State, features: Tensor) -> Tensor:
         return mask_absent_classes(relate(params, features, state[CLASS_FEATURE]), state[CLASS_MASK])
-
-    def _measure(self, params: Params, state: State, features: Tensor, support: Support) -> tuple[Tensor, Tensor]:
-        logits = self._answer(params, state, features)
-        losses = cross_entropy(logits, support.targets).where(support.mask, 0) * class_balanced_weights(support, logits.dtype)
-        return losses.sum(1) / support.class_mask.sum(1), support_accuracy(logits, support).to(logits.dtype)
 
 
 def relate(params: Params, queries: Tensor, classes: Tensor) -> Tensor:

@@ -41,10 +41,6 @@ class Ridge(SolvedHead):
             raise InvalidOptions(f"ridge needs n_out >= 1, got {self.n_out}")
 
     @property
-    def default_steps(self) -> int:
-        return 0
-
-    @property
     def space(self) -> HeadSpace:
         width = self.backbone.feature_dim
         return Affine(width, self.n_out) if self.kind == "regression" else Sphere(width, INITIAL_SHARPNESS)

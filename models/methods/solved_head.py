@@ -16,26 +16,17 @@ from models.backbones import Backbone
 from models.errors import InvalidOptions
 from models.learner import Adaptation, Kind
 from models.methods.head_space import HeadSpace, Problem
-from models.methods.objectives import class_balanced_weights, cross_entropy, squared_error, support_accuracy
+from models.methods.objectives import measure_support
+from models.methods.shared_embedding import SharedEmbedding
 from models.support import Params, State, Support
-
-BODY = "body."
 
 
 @dataclass(frozen=True)
-class SolvedHead(ABC):
+class SolvedHead(SharedEmbedding, ABC):
     """An embedding and a convex problem; a method says in which space it is posed and how it is solved."""
 
     kind: Kind
     backbone: Backbone
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self.backbone.input_shape
-
-    @property
-    @abstractmethod
-    def default_steps(self) -> int: ...
 
     @property
     @abstractmethod
@@ -50,8 +41,7 @@ class SolvedHead(ABC):
         """Dual coefficients (lanes, n_support, m) in float64, zero for padding: of the start and every step, or of the solution alone."""
 
     def init(self, generator: torch.Generator) -> Params:
-        body = {BODY + name: tensor for name, tensor in self.backbone.init(generator).items()}
-        return {**body, **self.space.init(), **self.init_penalties()}
+        return {**self.init_body(generator), **self.space.init(), **self.init_penalties()}
 
     def adapt(self, params: Params, support: Support, steps: int | None = None, *, differentiable: bool = False) -> Adaptation:
         steps = self.default_steps if steps is None else steps
@@ -68,9 +58,6 @@ class SolvedHead(ABC):
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self.space.answer(params, state, self.embed(params, queries))
-
-    def embed(self, params: Params, inputs: Tensor) -> Tensor:
-        return self.backbone.features({name.removeprefix(BODY): t for name, t in params.items() if name.startswith(BODY)}, inputs)
 
     def explain(self, params: Params, state: State, support: Support, queries: Tensor) -> Tensor:
         """Dual coefficient times kernel: these add up to the predicted class's score, or to what the task changed in the value.
@@ -95,9 +82,4 @@ class SolvedHead(ABC):
     def _measure(self, params: Params, state: State, features: Tensor, support: Support) -> tuple[Tensor, Tensor]:
         """Loss and accuracy of each lane on its support set: with steps, what the steps descend on; else as it would be answered."""
         outputs = self.space.score(state, features) if self.default_steps else self.space.answer(params, state, features)
-        if self.kind == "regression":
-            loss = squared_error(outputs, support)
-            return loss, torch.full_like(loss, torch.nan)
-        weights = class_balanced_weights(support, outputs.dtype)
-        losses = cross_entropy(outputs, support.targets).where(support.mask, 0) * weights
-        return losses.sum(1) / support.class_mask.sum(1), support_accuracy(outputs, support).to(outputs.dtype)
+        return measure_support(self.kind, outputs, support)

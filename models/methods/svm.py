@@ -36,10 +36,6 @@ class Svm(SolvedHead):
     KINDS: ClassVar[tuple[Kind, ...]] = ("classification",)
 
     @property
-    def default_steps(self) -> int:
-        return 0
-
-    @property
     def space(self) -> HeadSpace:
         return Sphere(self.backbone.feature_dim, INITIAL_SHARPNESS)
 

@@ -26,7 +26,8 @@ from models.errors import InvalidOptions
 from models.learner import Adaptation, Kind
 from models.methods.cart import Asks
 from models.methods.hard_tree import HardTree
-from models.methods.objectives import class_balanced_weights, cross_entropy, query_loss, support_accuracy
+from models.methods.objectives import measure_support, query_loss
+from models.methods.shared_embedding import SharedEmbedding
 from models.methods.soft_tree import Leaves, SoftTrees
 from models.methods.tree_growth import GrowthForecast
 from models.support import Params, State, Support
@@ -34,14 +35,13 @@ from models.support import Params, State, Support
 if TYPE_CHECKING:
     from models.episodes import EpisodeBatch
 
-BODY = "body."
 Variant = Literal["soft", "cart"]
 DEEPEST_SOFT = 10
 """A thousand leaves a tree."""
 
 
 @dataclass(frozen=True)
-class Tree:
+class Tree(SharedEmbedding):
     """An embedding under trees.
 
     soft: `n_trees` of `depth` questions in a row, and `leaves` of `ridge` values or class `frequency`.
@@ -73,14 +73,6 @@ class Tree:
                 raise InvalidOptions(f"tree {name} must list whole numbers of at least 1, each once; got {list(sizes)}")
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self.backbone.input_shape
-
-    @property
-    def default_steps(self) -> int:
-        return 0
-
-    @property
     def trees(self) -> SoftTrees | HardTree:
         width = self.backbone.feature_dim
         if self.variant == "soft":
@@ -88,22 +80,18 @@ class Tree:
         return HardTree(self.asks, GrowthForecast(width, self.depths, self.min_leaves))
 
     def init(self, generator: torch.Generator) -> Params:
-        body = {BODY + name: tensor for name, tensor in self.backbone.init(generator).items()}
-        return {**body, **self.trees.init(generator)}
+        return {**self.init_body(generator), **self.trees.init(generator)}
 
     def adapt(self, params: Params, support: Support, steps: int | None = None, *, differentiable: bool = False) -> Adaptation:
         with torch.set_grad_enabled(differentiable):
             features = self.embed(params, support.inputs)
             state = self.trees.grow(params, features, support)
         with torch.no_grad():
-            loss, accuracy = self._measure(params, state, features, support)
+            loss, accuracy = measure_support(self.kind, self.trees.answer(params, state, features), support)
         return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1))
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self.trees.answer(params, state, self.embed(params, queries))
-
-    def embed(self, params: Params, inputs: Tensor) -> Tensor:
-        return self.backbone.features({name.removeprefix(BODY): t for name, t in params.items() if name.startswith(BODY)}, inputs)
 
     def explain(self, params: Params, state: State, support: Support, queries: Tensor) -> Tensor:
         with torch.no_grad():
@@ -116,8 +104,3 @@ class Tree:
             return self.trees.meta_loss(params, batch, features, queries)
         state = self.adapt(params, batch.support, differentiable=True).state
         return query_loss(self.kind, self.predict(params, state, batch.query_inputs), batch.query_targets)
-
-    def _measure(self, params: Params, state: State, features: Tensor, support: Support) -> tuple[Tensor, Tensor]:
-        logits = self.trees.answer(params, state, features)
-        losses = cross_entropy(logits, support.targets).where(support.mask, 0) * class_balanced_weights(support, logits.dtype)
-        return losses.sum(1) / support.class_mask.sum(1), support_accuracy(logits, support).to(logits.dtype)
