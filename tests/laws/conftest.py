@@ -56,11 +56,13 @@ class World:
         return self.predict(self.adapt(support), queries.unsqueeze(0))[0]
 
 
+def draw_params(learner: Learner, generator: torch.Generator) -> Params:
+    """Meta-parameters in float64 with scales and shifts away from their neutral start, so that no law holds by accident."""
+    params = learner.init(generator)
+    return {name: tensor.double() + 0.05 * torch.randn(tensor.shape, generator=generator) for name, tensor in params.items()}
+
+
 @pytest.fixture(params=sorted(SPECS))
 def world(request: pytest.FixtureRequest) -> World:
-    learner = build_learner(SPECS[request.param])
-    generator = torch.Generator().manual_seed(7)
-    params = learner.init(generator)
-    # Scales and shifts away from their neutral start, so that no law holds by accident.
-    params = {name: tensor.double() + 0.05 * torch.randn(tensor.shape, generator=generator) for name, tensor in params.items()}
-    return World(learner, params, generator)
+    learner, generator = build_learner(SPECS[request.param]), torch.Generator().manual_seed(7)
+    return World(learner, draw_params(learner, generator), generator)

@@ -1,9 +1,15 @@
-"""Laws 1 to 5 of the design, each on every learner. Law 6 needs the service: tests/e2e holds it."""
+"""Laws 1 to 5 of the design, each on every learner.
+
+Law 6, the right generation, is the service's to keep: which version adapts a task and which one answers is decided without a look at the
+learner. So it is held where versions are: `test_right_generation.py` has two of every learner side by side in one engine, and
+tests/e2e/test_reload_under_traffic.py reloads one learner, prototypical networks, a hundred times under traffic, in one process and in two.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from models.methods import BUILT_IN
 from models.support import Support, split_state, stack_states, stack_supports
@@ -98,12 +104,20 @@ def test_adapting_and_predicting_write_nothing_to_the_learner(world: World, diff
     assert not any(tensor.requires_grad for tensor in world.params.values())
 
 
-def test_a_state_shares_no_memory_with_the_learner(world: World) -> None:
-    """Law 4: whoever scribbles on a split state does not reach the meta-parameters."""
-    before = {name: tensor.clone() for name, tensor in world.params.items()}
-    for tensor in split_state(world.adapt(world.support(), steps=0 if world.learner.default_steps else None))[0].values():
-        tensor.zero_()
-    assert all(torch.equal(world.params[name], tensor) for name, tensor in before.items())
+@pytest.mark.parametrize("takes_steps", [True, False])
+def test_a_state_shares_no_memory_with_the_learner_or_the_support_set(world: World, takes_steps: bool) -> None:
+    """Law 4: whoever scribbles on a state, as the learner returned it, reaches neither the meta-parameters nor the examples.
+
+    Without inner steps too, where the state of a gradient-based learner is the meta-parameters' numbers.
+    """
+    if not takes_steps and not world.learner.default_steps:
+        return
+    support = world.support()
+    state = world.adapt(support, None if takes_steps else 0)
+    given = {**world.params, **{f"support.{name}": tensor for name, tensor in vars(support).items()}}
+    shared = {(name, other) for name in state for other in given if share_memory(state[name], given[other])}
+    assert shared == set()
+    assert all(tensor.is_contiguous() for tensor in state.values())
 
 
 def test_the_same_support_gives_the_same_state_bit_for_bit(world: World) -> None:
@@ -120,3 +134,16 @@ def test_adapting_learns_the_support_set(world: World) -> None:
         assert adaptation.loss[0, -1] < adaptation.loss[0, 0]
     elif world.learner.kind == "classification":
         assert adaptation.accuracy[0, -1] > 0.5  # four classes of random noise: chance is 0.25
+
+
+def test_what_the_examples_are_called_decides_the_answer(world: World) -> None:
+    """No law either: two support sets of the same inputs and other targets are two tasks."""
+    support, queries = world.support(), world.inputs(5)
+    targets = support.targets + 1 if world.learner.kind == "regression" else support.targets.flip(1)
+    other = Support(support.inputs, targets, support.mask, support.class_mask)
+    assert (world.answer(other, queries) - world.answer(support, queries)).abs().max() > 1e-3
+
+
+def share_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors lie in the same memory, wherever in it; those of no numbers have none."""
+    return one.untyped_storage().nbytes() > 0 and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
