@@ -21,6 +21,12 @@ PAGE = (ROOT / "docs" / "learners.md").read_text()
 ROWS = {row[0].strip("` "): row for row in (line.strip("|").split(" | ") for line in PAGE.splitlines() if line.startswith("| `"))}
 
 
+def test_the_learner_of_the_page_has_as_many_lines_as_its_heading_says() -> None:
+    found = re.search(r"^## A learner in (\d+) lines of code$.*?^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert found, "the heading says how many lines of code, and the first Python block is the learner"
+    assert len([line for line in found[2].splitlines() if line.strip()]) <= int(found[1])
+
+
 def options_table() -> str:
     """The table of options as the page must have it, made from the classes."""
     rows = ["| method | kind | options |", "|---|---|---|"]

@@ -103,7 +103,8 @@ def test_it_keeps_the_laws() -> None:
     laws.test_permuting_the_support_set_changes_nothing(world)
     laws.test_permuting_the_classes_permutes_the_answer(world)
     laws.test_adapting_and_predicting_write_nothing_to_the_learner(world, True)
-    laws.test_a_state_shares_no_memory_with_the_learner(world)
+    laws.test_a_state_shares_no_memory_with_the_learner_or_the_support_set(world, True)
+    laws.test_what_the_examples_are_called_decides_the_answer(world)
     laws.test_the_same_support_gives_the_same_state_bit_for_bit(world)
 
 
