@@ -24,12 +24,13 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a support set may hold: the bounds the service checks at its door."""
+    """What a support set may hold: the bounds the service checks at its door. note: why they are where they are, for who meets them."""
 
     max_way: int
     max_support: int
     min_way: int
     max_steps: int
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,11 @@ def _parse_input(value: Any) -> InputSpec:
 
 def _parse_limits(value: Any) -> Limits:
     _check_keys(Limits, value, "card.limits")
-    if not all(isinstance(number, int) and number >= 0 for number in value.values()):
-        raise CheckpointCorrupt(f"card.limits must be whole numbers of at least 0, got {value}")
+    bounds = {name: number for name, number in value.items() if name != "note"}
+    if not all(type(number) is int and number >= 0 for number in bounds.values()):
+        raise CheckpointCorrupt(f"card.limits must be whole numbers of at least 0, got {bounds}")
+    if not isinstance(value.get("note"), str | None):
+        raise CheckpointCorrupt(f"card.limits.note must be a string, got {value['note']!r}")
     return Limits(**value)
 
 

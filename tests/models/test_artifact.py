@@ -146,6 +146,7 @@ def test_a_missing_and_an_unknown_tensor_are_named(tmp_path: Path) -> None:
         ({"surprise": 1}, r"unknown keys \['surprise'\]"),
         ({"limits": {"max_way": 4}}, r"card\.limits lacks"),
         ({"limits": {"max_way": -1, "max_support": 1, "min_way": 1, "max_steps": 1}}, "at least 0"),
+        ({"limits": {"max_way": 4, "max_support": 1, "min_way": 1, "max_steps": 1, "note": 3}}, r"card\.limits\.note must be a string"),
         ({"input": []}, r"card\.input must be a JSON object"),
         ({"learner": {"method": "magic"}}, "describes no learner"),
         ({"golden": {}}, r"card\.golden must hold"),

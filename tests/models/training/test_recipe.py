@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from models.artifact import list_bundled, read_card
 from models.errors import InvalidRecipe
 from models.training import list_recipes, read_recipe
 from models.training.recipe import parse_recipe
@@ -25,6 +26,19 @@ def test_a_recipe_is_the_same_after_its_way_through_json() -> None:
 def test_a_recipe_is_read_from_a_file(tmp_path: Path) -> None:
     path = write_toml(tmp_path / "mine.toml", omniglot_recipe())
     assert read_recipe(path) == parse_recipe(omniglot_recipe())
+
+
+def test_the_limits_say_why_in_a_note_that_the_card_keeps() -> None:
+    tables = omniglot_recipe()
+    assert parse_recipe(tables).limits.note is None
+    tables["limits"]["note"] = "Beyond it is slow."
+    recipe = parse_recipe(parse_recipe(tables).to_json())
+    assert recipe.limits.note == "Beyond it is slow."
+
+
+@pytest.mark.parametrize("folder", [folder for folder in list_bundled() if folder.name in list_recipes()], ids=lambda folder: folder.name)
+def test_a_bundled_card_has_the_limits_of_its_recipe_and_their_note(folder: Path) -> None:
+    assert read_card(folder).limits == read_recipe(folder.name).limits
 
 
 @pytest.mark.parametrize(
@@ -49,6 +63,7 @@ def test_a_recipe_is_read_from_a_file(tmp_path: Path) -> None:
         (None, "evaluation", {}, "evaluation must be a list of tables"),
         (None, "learner", 1, "learner must be a table, got int"),
         (None, "limits", [], "limits must be a table, got list"),
+        ("limits", "note", 3, r"limits\.note must be str, got 3"),
     ],
 )
 def test_a_fault_is_told_with_its_key(table: str | None, key: str, value: Any, complaint: str) -> None:
