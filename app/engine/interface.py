@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -83,7 +84,8 @@ class Engine(Protocol):
 
 
 def inspect(card: Mapping[str, Any], ref: InitializerRef) -> InitializerInfo:
-    """An initializer's card as the service reads it, without torch."""
+    """An initializer's card as the service reads it, without torch. Raises KeyError, TypeError, ValueError where it cannot be read."""
+    _check_validation(card.get("confidence", {}))
     return InitializerInfo(
         ref=ref,
         kind=card["learner"]["kind"],
@@ -93,3 +95,12 @@ def inspect(card: Mapping[str, Any], ref: InitializerRef) -> InitializerInfo:
         sha256=card["sha256"],
         card=card,
     )
+
+
+def _check_validation(confidence: Mapping[str, Any]) -> None:
+    """`auto` divides by the logarithms of these numbers whenever it compares initializers, so they are read here once."""
+    for row in confidence.get("validation", []):
+        n_way, k_shot, loss = (row[name] for name in ("n_way", "k_shot", "loss"))
+        are_numbers = all(isinstance(number, int | float) for number in (n_way, k_shot, loss))
+        if not are_numbers or not (1 < n_way < math.inf and 0 < k_shot < math.inf and 0 <= loss < math.inf):
+            raise ValueError(f"confidence.validation: expected n_way > 1, k_shot > 0 and loss >= 0, got {n_way!r}, {k_shot!r}, {loss!r}")

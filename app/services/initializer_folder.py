@@ -52,7 +52,7 @@ def describe(card: Any, ref: InitializerRef) -> InitializerInfo:
     """The card as the service reads it. Raises InitializerRejected naming what is missing."""
     try:
         return inspect(card, ref)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InitializerRejected(f"The card of initializer {ref.name!r} lacks or garbles {error}.") from error
 
 

@@ -60,10 +60,16 @@ class InitializerService:
         await self.refresh()
 
     async def list(self) -> list[InitializerInfo]:
-        """The current version of every initializer, by name."""
+        """The current version of every initializer, by name. One whose card cannot be read, stored before that was checked, is logged."""
         async with self._database.read() as session:
             refs = await initializers.current_refs(session)
-        return [await self._info(ref) for ref in refs]
+        found = []
+        for ref in refs:
+            try:
+                found.append(await self._info(ref))
+            except InitializerRejected as error:
+                _log.error("initializer_not_listed", initializer=str(ref), detail=error.detail)
+        return found
 
     async def get(self, name: str, version: int | None = None) -> InitializerInfo:
         """One version, or the current one, which is read anew each time. Raises NotFound initializer_not_found."""

@@ -4,8 +4,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from app.db.session import Database
+from app.db.tables import InitializerVersionRow
 from app.domain import InitializerRef
 from app.errors import InitializerRejected, NotFound
 from tests.app.services.world import ANN, CATS, World, build_world, new_task, write_initializer
@@ -93,6 +95,36 @@ async def test_a_bad_folder_is_rejected_and_the_old_version_stays(world: World, 
         await world.initializers.get("protonet", 2)
     write_initializer(world.folder, gain=2.0)  # mended; a rejected number is never used again
     assert (await world.initializers.reload("protonet")).new.version == (3 if broken == "weights" else 2)
+
+
+@pytest.mark.parametrize(
+    "confidence",
+    [
+        {"validation": [{"n_way": 2, "k_shot": 1}]},
+        {"validation": [{"n_way": 1, "k_shot": 1, "loss": 0.1}]},
+        {"validation": [{"n_way": 2, "k_shot": 0, "loss": 0.1}]},
+        {"validation": [{"n_way": 2, "k_shot": 1, "loss": "0.1"}]},
+        {"validation": [{"n_way": 2, "k_shot": 1, "loss": None}]},
+        {"validation": {"n_way": 2}},
+        {"validation": 3},
+        [],
+    ],
+)
+async def test_figures_that_auto_cannot_compare_by_are_rejected(world: World, confidence: object) -> None:
+    write_initializer(world.folder, gain=2.0, confidence=confidence)
+    with pytest.raises(InitializerRejected, match="lacks or garbles"):
+        await world.initializers.reload("protonet")
+    assert (await world.initializers.get("protonet")).ref == ONE
+
+
+async def test_a_card_stored_before_it_was_checked_hinders_no_other(world: World) -> None:
+    async with world.database.write() as session:
+        spoilt = update(InitializerVersionRow).where(InitializerVersionRow.name == "sine")
+        await session.execute(spoilt.values(card={"confidence": {"validation": [{}]}}))
+    late = build_world(world.database, world.folder)
+    assert [info.ref.name for info in await late.initializers.list()] == ["protonet"]
+    task, _ = await late.tasks.create(ANN, new_task(initializer="auto"))
+    assert task.latest.initializer == ONE
 
 
 async def test_no_initializer_takes_the_name_that_stands_for_the_choice(world: World) -> None:
