@@ -28,8 +28,12 @@ async def list_embedded(session: AsyncSession, owner: str, ref: InitializerRef, 
     return (await session.scalars(query.order_by(TaskRow.id.desc()).limit(limit))).all()
 
 
-async def read_embeddings(session: AsyncSession, task_ids: Sequence[str]) -> dict[str, bytes]:
-    """The vectors that serve these tasks, by task. Asked for by id, a few hundred at a time: one statement with all of them and an
-    order made PostgreSQL sort ten thousand vectors for every page."""
-    query = select(TaskRow.id, AdaptationRow.embedding).join(AdaptationRow, _SERVING).where(TaskRow.id.in_(task_ids))
+async def read_embeddings(session: AsyncSession, task_ids: Sequence[str], ref: InitializerRef) -> dict[str, bytes]:
+    """The vectors that serve these tasks, by task; a task that another version serves by now is left out.
+
+    Asked for by id, a few hundred at a time: one statement with all of them and an order made PostgreSQL sort ten thousand vectors for
+    every page.
+    """
+    same = (AdaptationRow.initializer_name == ref.name, AdaptationRow.initializer_version == ref.version)
+    query = select(TaskRow.id, AdaptationRow.embedding).join(AdaptationRow, _SERVING).where(TaskRow.id.in_(task_ids), *same)
     return {task_id: embedding for task_id, embedding in await session.execute(query) if embedding is not None}

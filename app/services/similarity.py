@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import embeddings, rows, tasks
 from app.db.session import Database
@@ -70,35 +69,41 @@ class SimilarityService:
 
     async def _compare(self, owner: str, adaptation: Adaptation, info: InitializerInfo, embedding: Array, limit: int) -> Neighbourhood:
         parts = PARTS[info.kind]
+        candidates = await self._scan(owner, adaptation, embedding, len(parts))
+        order = candidates.nearest(limit)
         async with self._database.read() as session:
-            candidates = await _scan(session, owner, adaptation, embedding, len(parts))
-            order = candidates.nearest(limit)
             found = await tasks.find_tasks(session, owner, [candidates.ids[row] for row in order], datetime.now(UTC))
-        by_id = {task.id: task for task in found}
+        # Since it was compared a task may have been deleted, or another version may have begun to serve it.
+        by_id = {task.id: task for task in found if task.serving is not None and task.serving.initializer == adaptation.initializer}
         nearest = [(by_id.get(candidates.ids[row]), candidates.squares[row]) for row in order]
         neighbours = tuple(_neighbour(task, squares, parts) for task, squares in nearest if task is not None)
         return Neighbourhood(adaptation, neighbours, len(candidates.ids), candidates.has_more)
+
+    async def _scan(self, owner: str, adaptation: Adaptation, embedding: Array, n_parts: int) -> _Candidates:
+        """Every candidate's squared distance, page by page: the vectors themselves are never all in memory.
+
+        A session for each page: SQLite has four readers, and as many scans would otherwise keep everybody else waiting to their end.
+        """
+        ref = adaptation.initializer
+        async with self._database.read() as session:
+            # The task itself may be among them, and one more tells that there are more.
+            listed = await embeddings.list_embedded(session, owner, ref, datetime.now(UTC), MAX_COMPARED + 2)
+        others = [task_id for task_id in listed if task_id != adaptation.task_id]
+        ids: list[str] = []
+        squares: list[Array] = [np.zeros((0, n_parts))]
+        for start in range(0, min(len(others), MAX_COMPARED), _PAGE):
+            async with self._database.read() as session:
+                page = await embeddings.read_embeddings(session, others[start : min(start + _PAGE, MAX_COMPARED)], ref)
+            fitting = {task_id: vector for task_id, vector in page.items() if len(vector) == 4 * len(embedding)}
+            ids += fitting
+            squares.append(squared_distances(embedding, b"".join(fitting.values()), n_parts))
+        return _Candidates(tuple(ids), np.concatenate(squares), len(others) > MAX_COMPARED)
 
     async def _refusal(self, serving: Adaptation) -> Conflict:
         if "embed" not in await self._initializers.abilities(serving.initializer):
             return Conflict(f"The learner of {serving.initializer} embeds no tasks, so they cannot be compared.", code="not_supported")
         how = f'adapt the task again, for example by POST /v1/tasks/{serving.task_id}/support with {{"options": {{}}}}'
         return Conflict(f"Revision {serving.revision} was adapted without an embedding; {how}.", code="task_not_embedded")
-
-
-async def _scan(session: AsyncSession, owner: str, adaptation: Adaptation, embedding: Array, n_parts: int) -> _Candidates:
-    """Every candidate's squared distance, page by page: the vectors themselves are never all in memory."""
-    # The task itself may be among them, and one more tells that there are more.
-    listed = await embeddings.list_embedded(session, owner, adaptation.initializer, datetime.now(UTC), MAX_COMPARED + 2)
-    others = [task_id for task_id in listed if task_id != adaptation.task_id]
-    ids: list[str] = []
-    squares: list[Array] = [np.zeros((0, n_parts))]
-    for start in range(0, min(len(others), MAX_COMPARED), _PAGE):
-        page = await embeddings.read_embeddings(session, others[start : min(start + _PAGE, MAX_COMPARED)])
-        fitting = {task_id: vector for task_id, vector in page.items() if len(vector) == 4 * len(embedding)}
-        ids += fitting
-        squares.append(squared_distances(embedding, b"".join(fitting.values()), n_parts))
-    return _Candidates(tuple(ids), np.concatenate(squares), len(others) > MAX_COMPARED)
 
 
 def squared_distances(embedding: Array, stored: bytes, n_parts: int) -> Array:

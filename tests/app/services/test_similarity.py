@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.db import embeddings
 from app.db.tables import AdaptationRow
 from app.domain import SupportSet
 from app.errors import Conflict, NotFound
@@ -127,6 +132,49 @@ async def test_more_tasks_than_are_compared_leave_the_oldest_out(world: World, m
     found = await world.similarity.similar(ANN, mine)
     assert found.has_more
     assert oldest not in [near.task.id for near in found.neighbours]
+
+
+async def test_many_scans_at_once_leave_the_readers_to_others_between_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(similarity, "_PAGE", 1)
+    made = [await ready(world, f"n{i}", 1.0 + i) for i in range(4)]
+    read, open_pages, pages_per_session = world.database.read, 0, []
+
+    @asynccontextmanager
+    async def counted() -> AsyncIterator[AsyncSession]:
+        nonlocal open_pages
+        before, open_pages = open_pages, 0
+        async with read() as session:
+            yield session
+        pages_per_session.append(open_pages)
+        open_pages = before
+
+    async def counting(session: AsyncSession, *args: Any) -> dict[str, bytes]:
+        nonlocal open_pages
+        open_pages += 1
+        return await read_page(session, *args)
+
+    read_page = embeddings.read_embeddings
+    monkeypatch.setattr(world.database, "read", counted)
+    monkeypatch.setattr(embeddings, "read_embeddings", counting)
+    assert len(await names_near(world, made[0])) == 3
+    assert (max(pages_per_session), sum(pages_per_session)) == (1, 3)
+
+
+async def test_a_task_that_another_version_serves_since_the_scan_began_is_left_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, moved, same = [await ready(world, name, 1.0) for name in ("mine", "moved", "same")]
+    list_embedded = embeddings.list_embedded
+
+    async def list_and_move(*args: Any) -> Sequence[str]:
+        listed = await list_embedded(*args)
+        write_initializer(world.folder, gain=2.0)
+        await world.initializers.reload("protonet")
+        await world.tasks.revise(ANN, moved, add=support(at=1.0))
+        await world.work()
+        return listed
+
+    monkeypatch.setattr(embeddings, "list_embedded", list_and_move)
+    found = await world.similarity.similar(ANN, mine)
+    assert [near.task.id for near in found.neighbours] == [same]
 
 
 def test_distances_are_summed_in_double_precision() -> None:
