@@ -19,6 +19,9 @@ Scope = Literal["user", "admin"]
 Ability = Literal["embed", "explain", "restart"]
 """What a learner may be able to do besides adapting and predicting: see `models.learner`."""
 
+WarmStartCode = Literal["kept", "no_neighbour", "nothing_to_hold_out", "not_better", "unusable", "not_supported"]
+"""What became of a warm start. unusable: the neighbour's weights are gone, do not fit, or failed on the whole support set."""
+
 T = TypeVar("T")
 
 
@@ -181,13 +184,17 @@ class Caller:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What became of the wish to start from a similar task's weights: which task, the held-out losses, and why it was kept or not."""
+    """What became of the wish to start from a similar task's weights: which task, the held-out losses, and why it was kept or not.
+
+    code: the reason in one stable word; None in a row that is older than these words.
+    """
 
     kept: bool
     reason: str
     from_task: str | None = None
     cold: float | None = None
     warm: float | None = None
+    code: WarmStartCode | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 |--------------------------------------|-----------|----------------------|---------------------------------------------------------|
 | `innerloop_tasks_created_total`      | counter   | initializer          | tasks made; an equal request to a live task makes none  |
 | `innerloop_adaptations_total`        | counter   | outcome              | ready, failed, released (given back), superseded        |
-| `innerloop_adaptation_phase_seconds` | histogram | phase                | queue_wait, queue, device, encode, store                |
+| `innerloop_adaptation_phase_seconds` | histogram | phase                | queue_wait, choose, queue, device, encode, warm_start, store |
 | `innerloop_lanes_per_batch`          | histogram | work                 | lanes joined in one device batch: adapt or predict      |
 | `innerloop_queue_depth`              | gauge     | queue                | lanes waiting: adapt, predict; `rows`: unfinished rows  |
 | `innerloop_states_total`             | counter   | tier, event          | tier device or cache; event hit, miss, evict            |

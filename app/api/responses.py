@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import orjson
 from fastapi import Request, Response
 
+from app.api.measure import MEASURE
 from app.api.prefer import FINISHED
 from app.domain import Adaptation, InitializerInfo, InitializerRef, Page, Prediction, PredictionSet, Task, WarmStart
 from app.services.requests import KeyInfo, Neighbour, Neighbourhood, ReloadOutcome
@@ -19,14 +20,6 @@ RETRY_AFTER_MS = 200
 """An adaptation takes tens of milliseconds; the header, in whole seconds, cannot say so."""
 
 Json = dict[str, Any]
-
-MEASURE = {
-    "name": "wasserstein-2-diagonal",
-    "description": "How far two support sets lie apart in the initializer's features: the 2-Wasserstein distance of two normal "
-    "distributions, from the features' means (centre) and standard deviations (spread), as a root mean square over features. "
-    "For regression, feature times label (relation) is a third part. Class names play no role.",
-}
-"""How distances between tasks are to be read."""
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -90,7 +83,7 @@ def _warm_start_json(report: WarmStart | None) -> Json | None:
     if report is None:
         return None
     held_out = {"cold": report.cold, "warm": report.warm} if report.cold is not None or report.warm is not None else None
-    return {"kept": report.kept, "reason": report.reason, "from_task": report.from_task, "held_out": held_out}
+    return {"kept": report.kept, "code": report.code, "reason": report.reason, "from_task": report.from_task, "held_out": held_out}
 
 
 def ref_json(ref: InitializerRef) -> Json:

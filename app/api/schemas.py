@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from app.api import examples
 from app.api.selection_schemas import SelectionJson
+from app.domain import WarmStartCode
 
 
 class InitializerName(BaseModel):
@@ -43,7 +44,11 @@ class WarmStartJson(BaseModel):
     """What became of a warm start."""
 
     kept: bool = Field(description="Whether the adaptation began with the weights of `from_task`.")
-    reason: str
+    code: WarmStartCode | None = Field(
+        description="The reason in one stable word. `unusable`: the weights of `from_task` are gone, do not fit, or failed on the whole "
+        "support set. Null for a revision made before there were codes."
+    )
+    reason: str = Field(description="The same for a reader, with the figures.")
     from_task: str | None = Field(description="The most similar task; null when there was none to start from.")
     held_out: HeldOutJson | None = Field(description="Null when nothing was compared.")
 
@@ -67,7 +72,10 @@ class TaskJson(BaseModel):
         description="Support loss as the inner loop sees it (before answers are sharpened), before each step and after the last."
     )
     accuracy: list[float | None]
-    timings_ms: dict[str, float]
+    timings_ms: dict[str, float] = Field(
+        description="Phases of the latest adaptation: `queue_wait` until a worker took it, `choose` where `auto` chose, `queue`, `device` "
+        "and `encode` of the adaptation from the usual start, `warm_start` what looking for another start cost on top, `store`."
+    )
     selection: SelectionJson | None = Field(None, description="Null for a task that named its initializer.")
     warm_start: WarmStartJson | None = Field(None, description="Null while not finished, and for a task that did not ask for it.")
     attempts: int

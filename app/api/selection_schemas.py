@@ -19,7 +19,10 @@ class CandidateJson(ChoiceJson):
     """One that was not tried: for want of time, of examples to hold out, or because it failed."""
 
     prior: float | None = Field(description="The loss to expect by its card, on classes it was not trained on; null for regression.")
-    reason: str = Field(description="`budget`, `nothing_to_hold_out`, or the code of the error it ended with.")
+    reason: str = Field(
+        description="`budget`: the time was up; `too_slow`: its last trial here took longer than the time that was left; "
+        "`nothing_to_hold_out`; or the code of the error it ended with."
+    )
 
 
 class TrialJson(ChoiceJson):
@@ -33,6 +36,13 @@ class TrialJson(ChoiceJson):
     ms: float
 
 
+class FailureJson(ChoiceJson):
+    """One that was chosen, and failed on the whole support set."""
+
+    reason: str = Field(description="The code of the error.")
+    detail: str
+
+
 class SelectionJson(BaseModel):
     """What `auto` tried and chose for this revision. Only `requested` while it is not chosen."""
 
@@ -40,6 +50,7 @@ class SelectionJson(BaseModel):
     chosen: ChoiceJson | None = Field(description="The version is that of the choice; after a reload `initializer` has a newer one.")
     tried: list[TrialJson] = Field(default_factory=list)
     not_tried: list[CandidateJson] = Field(default_factory=list)
+    failed: list[FailureJson] = Field(default_factory=list, description="Chosen before `chosen`, at most two, and why they gave way.")
     held_out_examples: int | None = None
     prior_examples: float | None = None
     budget_ms: float | None = None

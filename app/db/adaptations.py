@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -20,7 +20,7 @@ UNFINISHED = (Status.QUEUED, Status.ADAPTING)
 
 @dataclass(frozen=True)
 class Finish:
-    """What a finished adaptation leaves behind."""
+    """What a finished adaptation leaves behind. made_by: the version that made it, where another may have been settled on meanwhile."""
 
     loss: tuple[float, ...]
     accuracy: tuple[float, ...]
@@ -28,6 +28,18 @@ class Finish:
     embedding: bytes | None = None
     warm_start: dict[str, Any] | None = None
     start: bytes | None = None
+    made_by: InitializerRef | None = None
+
+
+class Origin(NamedTuple):
+    """What an adaptation is made from: the id of its support set, and the weights it starts from when they are not the usual ones.
+
+    is_incomplete: its start is forgotten, because two other revisions have served since; it cannot be made again.
+    """
+
+    support_id: str
+    start: bytes | None
+    is_incomplete: bool
 
 
 async def find_adaptation(session: AsyncSession, task_id: str, revision: int) -> AdaptationRow | None:
@@ -35,10 +47,12 @@ async def find_adaptation(session: AsyncSession, task_id: str, revision: int) ->
     return await session.get(AdaptationRow, (task_id, revision), populate_existing=True)
 
 
-async def find_origin(session: AsyncSession, task_id: str, revision: int) -> tuple[str, bytes | None] | None:
-    """What an adaptation is made from: the id of its support set, and the weights it starts from when they are not the usual ones."""
-    found = await session.execute(select(AdaptationRow.support_id, AdaptationRow.start).where(*_is(task_id, revision)))
-    return next(((support_id, start) for support_id, start in found), None)
+async def find_origin(session: AsyncSession, task_id: str, revision: int) -> Origin | None:
+    """See `Origin`; None when the task is gone."""
+    columns = (AdaptationRow.support_id, AdaptationRow.start, AdaptationRow.warm_start)
+    for support_id, start, report in await session.execute(select(*columns).where(*_is(task_id, revision))):
+        return Origin(support_id, start, start is None and report is not None and report["kept"])
+    return None
 
 
 async def claim(session: AsyncSession, task_id: str, revision: int, now: datetime, max_attempts: int) -> AdaptationRow | None:
@@ -62,11 +76,12 @@ async def serving_before(session: AsyncSession, task_id: str) -> StateKey | None
 
 async def finish_ready(session: AsyncSession, task_id: str, revision: int, now: datetime, finish: Finish) -> bool:
     """`adapting` -> `ready`, and the task serves it unless it serves a newer one. True for exactly one caller."""
-    if await lock_task(session, task_id) is None:
+    task = await lock_task(session, task_id)
+    if task is None:
         return False
     won = await session.scalars(
         update(AdaptationRow)
-        .where(*_is(task_id, revision), AdaptationRow.status == Status.ADAPTING)
+        .where(*_is(task_id, revision), AdaptationRow.status == Status.ADAPTING, *_names(finish.made_by))
         .values(
             status=Status.READY,
             finished_at=now,
@@ -81,9 +96,19 @@ async def finish_ready(session: AsyncSession, task_id: str, revision: int, now: 
     )
     if won.first() is None:
         return False
-    newer = or_(TaskRow.serving_revision.is_(None), TaskRow.serving_revision < revision)
-    await session.execute(update(TaskRow).where(TaskRow.id == task_id, newer).values(serving_revision=revision))
+    before = task.serving_revision
+    if before is None or before < revision:
+        task.serving_revision = revision
+        await session.flush()
+        await _forget_starts(session, task_id, before or 0)
     return True
+
+
+async def _forget_starts(session: AsyncSession, task_id: str, before: int) -> None:
+    """Drops the weights that revisions before this one started from, most of what they weigh. That of the revision that has served until
+    now is kept: requests that began with it may yet make its state again."""
+    old = (AdaptationRow.task_id == task_id, AdaptationRow.revision < before, AdaptationRow.start.is_not(None))
+    await session.execute(update(AdaptationRow).where(*old).values(start=None))
 
 
 async def finish_failed(session: AsyncSession, task_id: str, revision: int, now: datetime, code: str, detail: str) -> bool:
@@ -145,6 +170,22 @@ async def store_choice(
     return row
 
 
+async def replace_choice(
+    session: AsyncSession, task_id: str, revision: int, failed: InitializerRef, ref: InitializerRef, selection: dict[str, Any]
+) -> AdaptationRow | None:
+    """Gives an unfinished row another initializer than the one that failed, unless another worker has done so; the row as it then is.
+    None when it is finished or gone."""
+    if await lock_task(session, task_id) is None:
+        return None
+    row = await find_adaptation(session, task_id, revision)
+    if row is None or row.status not in UNFINISHED:
+        return None
+    if (row.initializer_name, row.initializer_version) == (failed.name, failed.version):
+        row.initializer_name, row.initializer_version, row.selection = ref.name, ref.version, selection
+        await session.flush()
+    return row
+
+
 async def repeat_on(session: AsyncSession, task_id: str, ref: InitializerRef, now: datetime) -> int | None:
     """Queues the latest support set on another version; the new revision, or None when it is there already or the task is gone."""
     task = await lock_task(session, task_id)
@@ -176,6 +217,10 @@ async def versions_in_use(session: AsyncSession) -> set[InitializerRef]:
 
 def _is(task_id: str, revision: int) -> tuple[ColumnElement[bool], ...]:
     return AdaptationRow.task_id == task_id, AdaptationRow.revision == revision
+
+
+def _names(ref: InitializerRef | None) -> tuple[ColumnElement[bool], ...]:
+    return () if ref is None else (AdaptationRow.initializer_name == ref.name, AdaptationRow.initializer_version == ref.version)
 
 
 def _unfinished(before: datetime) -> Select[str, int]:

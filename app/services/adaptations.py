@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from time import perf_counter
 
 import structlog
@@ -20,12 +21,21 @@ from app.db.adaptations import Finish
 from app.db.ids import derived_id
 from app.db.session import Database
 from app.db.tables import AdaptationRow
-from app.domain import Adaptation, Adapted, Answers, Array, InitializerInfo, PredictionSet, StateKey, SupportSet, as_float32
+from app.domain import Adaptation, Adapted, AdaptJob, Answers, Array, InitializerInfo, PredictionSet, StateKey, SupportSet, as_float32
 from app.engine.interface import Engine
-from app.errors import AppError, Draining, InitializerNotInstalled, Overloaded, StateNotResident, Unavailable
-from app.services.choosing import Chooser
+from app.errors import (
+    AdaptationFailed,
+    AppError,
+    Draining,
+    InitializerNotInstalled,
+    InitializerRejected,
+    Overloaded,
+    StateNotResident,
+    Unavailable,
+)
+from app.services.choosing import Chooser, is_open
 from app.services.initializers import InitializerService
-from app.services.lanes import build_job, name_answers, phases_ms, state_key
+from app.services.lanes import adaptation_phases_ms, build_job, name_answers, phases_ms, state_key
 from app.services.queue_port import JobQueue
 from app.services.rebuilding import StateSource
 from app.services.support_rules import check_options, check_queries, check_support
@@ -106,25 +116,45 @@ class AdaptationService:
 
     async def _adapt(self, claimed: Adaptation, support_id: str) -> None:
         loaded = await self._load(claimed, support_id)
-        adaptation = await self._chooser.settle(claimed, loaded[0]) if loaded is not None else None
-        if loaded is None or adaptation is None:
+        if loaded is None:
             return
-        key, (support, query) = state_key(adaptation), loaded
-        info = await self._initializers.ensure_installed(adaptation.initializer)
-        check_support(support, info)  # a re-adaptation may meet a version with narrower limits
-        check_options(adaptation.options, info)
-        job = build_job(adaptation, support, info)
-        adapted = await self._initializers.using(key.initializer, lambda: self._engine.adapt(job))
+        began, (support, query) = perf_counter(), loaded
+        settled = await self._chooser.settle(claimed, support)
+        if settled is None:
+            return
+        choose_ms = _ms_since(began) if is_open(claimed) else None
+        adaptation, info, job, adapted = await self._adapt_or_fall_back(settled, support)
+        key, timings_ms = state_key(adaptation), adaptation_phases_ms(adaptation, adapted, choose_ms)
         if not adaptation.options.warm_start:
-            store_ms = await self._keep(key, adapted.state)
+            timings_ms["store"] = await self._keep(key, adapted.state)
             answers = await self._answer_query_set(adaptation, info, query, adapted)
-            await self._finish(adaptation, Started(adapted), answers, store_ms)
+            await self._finish(adaptation, Started(adapted), answers, timings_ms)
             return
+        began = perf_counter()
         started = await self._warm_starts.improve(adaptation, info, support, job, adapted)
+        timings_ms |= {"warm_start": _ms_since(began), "store": 0.0}
         answers = await self._answer_query_set(adaptation, info, query, started.adapted)
         # Two workers with the same job may find other neighbours; only the state of the one that finishes may be seen by others.
-        if await self._finish(adaptation, started, answers, 0.0):
+        if await self._finish(adaptation, started, answers, timings_ms):
             await self._keep(key, started.adapted.state)
+
+    async def _adapt_or_fall_back(
+        self, adaptation: Adaptation, support: SupportSet
+    ) -> tuple[Adaptation, InitializerInfo, AdaptJob, Adapted]:
+        """The usual start, by the initializer named or chosen; under `auto` by the next best, where that one fails on the whole."""
+        while True:
+            try:
+                info = await self._initializers.ensure_installed(adaptation.initializer)
+                check_support(support, info)  # a re-adaptation may meet a version with narrower limits
+                check_options(adaptation.options, info)
+                job = build_job(adaptation, support, info)
+                return adaptation, info, job, await self._initializers.using(info.ref, partial(self._engine.adapt, job))
+            except (AdaptationFailed, InitializerRejected) as fault:
+                following = await self._chooser.fall_back(adaptation, fault)
+                if following is None:
+                    raise
+                _log.warning("fell_back", task_id=adaptation.task_id, failed=str(adaptation.initializer), code=fault.code)
+                adaptation = following
 
     async def _load(self, adaptation: Adaptation, support_id: str) -> tuple[SupportSet, Array | None] | None:
         """Support set and query set, or None when the task was deleted since the claim."""
@@ -142,7 +172,7 @@ class AdaptationService:
             await self._cache.put(key, state)
         except Unavailable as error:
             _log.warning("state_not_cached", key=str(key), detail=error.detail)
-        return (perf_counter() - started) * 1000
+        return _ms_since(started)
 
     async def _answer_query_set(
         self, adaptation: Adaptation, info: InitializerInfo, query: Array | None, adapted: Adapted
@@ -172,10 +202,10 @@ class AdaptationService:
                 await self._initializers.using(key.initializer, lambda: self._engine.restore(key, state))
         raise Overloaded("The device drops adapted states faster than they can be used.")
 
-    async def _finish(self, adaptation: Adaptation, started: Started, answers: PredictionSet | None, store_ms: float) -> bool:
+    async def _finish(self, adaptation: Adaptation, started: Started, answers: PredictionSet | None, timings_ms: dict[str, float]) -> bool:
         """One transaction: the row, the task's serving revision and the query set's predictions; of several finishers one wins."""
-        timings_ms = _timings_ms(adaptation, started.adapted, store_ms)
-        finish = _make_finish(started, timings_ms)
+        timings_ms = {phase: round(ms, 3) for phase, ms in timings_ms.items()}
+        finish = _make_finish(adaptation, started, timings_ms)
         async with self._database.write() as session:
             before = await adaptations.serving_before(session, adaptation.task_id)
             won = await adaptations.finish_ready(session, adaptation.task_id, adaptation.revision, _now(), finish)
@@ -244,16 +274,15 @@ def _is_exhausted(row: AdaptationRow, before: datetime, max_attempts: int) -> bo
     return row.status in adaptations.UNFINISHED and row.attempts >= max_attempts and touched <= before
 
 
-def _make_finish(started: Started, timings_ms: dict[str, float]) -> Finish:
+def _make_finish(adaptation: Adaptation, started: Started, timings_ms: dict[str, float]) -> Finish:
     adapted = started.adapted
     warm_start = asdict(started.warm_start) if started.warm_start is not None else None
-    return Finish(adapted.loss, adapted.accuracy, timings_ms, rows.embedding_to_bytes(adapted.embedding), warm_start, started.start)
+    embedding = rows.embedding_to_bytes(adapted.embedding)
+    return Finish(adapted.loss, adapted.accuracy, timings_ms, embedding, warm_start, started.start, made_by=adaptation.initializer)
 
 
-def _timings_ms(adaptation: Adaptation, adapted: Adapted, store_ms: float) -> dict[str, float]:
-    started_at = adaptation.started_at or adaptation.created_at
-    queue_wait_ms = max(0.0, (started_at - adaptation.created_at).total_seconds() * 1000)
-    return {"queue_wait": round(queue_wait_ms, 3), **phases_ms(adapted.phases), "store": round(store_ms, 3)}
+def _ms_since(started: float) -> float:
+    return (perf_counter() - started) * 1000
 
 
 def _now() -> datetime:

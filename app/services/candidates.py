@@ -88,11 +88,11 @@ def find_admitting(infos: Sequence[InitializerInfo], support: SupportSet, option
             _check(support, options, info)
             admitted.append(info)
         except InvalidInput as fault:
-            faults.append(fault)
+            faults.append((info, fault))
     if admitted:
         return admitted
-    issues = list(dict.fromkeys(issue for fault in faults for issue in fault.issues))[:_MAX_ISSUES]
-    raise type(faults[0])(f"No initializer takes this task: {issues[0].pointer}: {issues[0].detail}", issues=issues)
+    issues = _merge(faults)[:_MAX_ISSUES]
+    raise type(faults[0][1])(f"No initializer takes this task: {issues[0].pointer}: {issues[0].detail}", issues=issues)
 
 
 def list_candidates(infos: Sequence[InitializerInfo], support: SupportSet, options: TaskOptions) -> list[Candidate]:
@@ -109,6 +109,21 @@ def _check(support: SupportSet, options: TaskOptions, info: InitializerInfo) -> 
     check_examples(support, info, pointer="#/support")
     check_counts(support, info, pointer="#/support")
     check_options(options, info)
+
+
+def _merge(faults: Sequence[tuple[InitializerInfo, InvalidInput]]) -> list[Issue]:
+    """Each fault once, in the words of the first that finds it, and how many others find the same of themselves."""
+    alike: dict[Issue, list[Issue]] = {}
+    for info, fault in faults:
+        for issue in fault.issues:
+            alike.setdefault(Issue(issue.pointer, issue.detail.replace(info.ref.name, "")), []).append(issue)
+    return [_speak_for(list(dict.fromkeys(issues))) for issues in alike.values()]
+
+
+def _speak_for(issues: Sequence[Issue]) -> Issue:
+    first, others = issues[0], len(issues) - 1
+    too = f" ({others} other initializer{'s' if others > 1 else ''} too)" if others else ""
+    return Issue(first.pointer, first.detail + too)
 
 
 def _no_initializer(infos: Sequence[InitializerInfo], what: str, pointer: str) -> InvalidSupport:

@@ -9,6 +9,7 @@ import numpy as np
 
 from app.domain import (
     Adaptation,
+    Adapted,
     AdaptJob,
     Answers,
     Array,
@@ -88,6 +89,14 @@ def _name_values(answers: Answers, adaptation: Adaptation, info: InitializerInfo
 def phases_ms(phases: Phases) -> dict[str, float]:
     """The engine's phases under the names that timings and metrics use."""
     return {"queue": round(phases.queue_ms, 3), "device": round(phases.device_ms, 3), "encode": round(phases.encode_ms, 3)}
+
+
+def adaptation_phases_ms(adaptation: Adaptation, adapted: Adapted, choose_ms: float | None) -> dict[str, float]:
+    """The phases up to the end of the adaptation from the usual start, in their order."""
+    started_at = adaptation.started_at or adaptation.created_at
+    queue_wait_ms = max(0.0, (started_at - adaptation.created_at).total_seconds() * 1000)
+    choose = {} if choose_ms is None else {"choose": choose_ms}
+    return {"queue_wait": queue_wait_ms, **choose, **phases_ms(adapted.phases)}
 
 
 def _class_indices(support: SupportSet) -> Array:

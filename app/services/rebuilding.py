@@ -8,10 +8,11 @@ import structlog
 
 from app.cache.states import StateCache
 from app.db import adaptations, rows, tasks
+from app.db.adaptations import Origin
 from app.db.session import Database
 from app.domain import Adaptation, Adapted, StateKey, SupportSet
 from app.engine.interface import Engine
-from app.errors import Unavailable
+from app.errors import Overloaded, Unavailable
 from app.services.initializers import InitializerService
 from app.services.lanes import build_job, state_key
 from app.services.tasks import task_not_found
@@ -41,9 +42,11 @@ class StateSource:
     async def rebuild(self, adaptation: Adaptation) -> Adapted:
         """Adapts again, which makes the state resident too, and caches it. Raises NotFound task_not_found, Overloaded, Unavailable."""
         key = state_key(adaptation)
-        support, start = await self._load(adaptation)
+        support, origin = await self._load(adaptation)
+        if origin.is_incomplete:
+            raise Overloaded(f"Two newer revisions of task {adaptation.task_id} have begun to serve since this was asked; try again.")
         info = await self._initializers.ensure_installed(key.initializer)
-        job = build_job(adaptation, support, info, start)
+        job = build_job(adaptation, support, info, origin.start)
         adapted = await self._initializers.using(key.initializer, lambda: self._engine.adapt(job))
         with contextlib.suppress(Unavailable):
             await self._cache.put(key, adapted.state)
@@ -53,11 +56,11 @@ class StateSource:
         """What the adaptation was adapted to. Raises NotFound task_not_found when the task was deleted since."""
         return (await self._load(adaptation))[0]
 
-    async def _load(self, adaptation: Adaptation) -> tuple[SupportSet, bytes | None]:
+    async def _load(self, adaptation: Adaptation) -> tuple[SupportSet, Origin]:
         task_id = adaptation.task_id
         async with self._database.read() as session:
             origin = await adaptations.find_origin(session, task_id, adaptation.revision)
-            stored = await tasks.find_examples(session, task_id, origin[0]) if origin is not None else None
+            stored = await tasks.find_examples(session, task_id, origin.support_id) if origin is not None else None
         if origin is None or stored is None:
             raise task_not_found(task_id)
-        return rows.support_from(stored), origin[1]
+        return rows.support_from(stored), origin

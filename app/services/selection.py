@@ -106,6 +106,22 @@ def pick_next(candidates: Sequence[Candidate], trials: Sequence[Trial]) -> Candi
     return new[0] if new else min(left, key=lambda candidate: best[candidate.ref], default=None)
 
 
+def expect_untried(candidates: Sequence[Candidate], trials: Sequence[Trial]) -> list[Trial]:
+    """Initializers whose cards promise more than those of all that were tried, as if they were off their cards by as much as those are
+    on average: a task that is hard for some is taken to be hard for all. `candidates` as `order` has them; none for regression.
+
+    They are tried first unless they are known to be too slow for the budget; such a one is still the better choice where what could be
+    tried is much poorer.
+    """
+    known = [(trial.candidate.prior, trial.score) for trial in trials if trial.candidate.prior is not None]
+    surprise = sum(shown - prior for prior, shown in known) / len(known) if known else 0.0
+    least = min((prior for prior, _ in known), default=math.inf)
+    own_steps = {candidate.ref: candidate for candidate in reversed(candidates)}
+    nothing = HeldOut(math.nan, math.nan, 0)
+    hopeful = [(each, each.prior) for each in reversed(own_steps.values()) if each.prior is not None and each.prior < least]
+    return [Trial(candidate, nothing, prior + surprise) for candidate, prior in hopeful]
+
+
 def choose(trials: Sequence[Trial]) -> Trial:
     """The smallest score; of equal ones the first."""
     return min(trials, key=lambda trial: trial.score)

@@ -20,13 +20,13 @@ from app.domain import Caller, InitializerInfo, Page, Status, SupportSet, Task, 
 from app.engine.interface import Engine
 from app.errors import InvalidBody, Issue, NotFound, Unavailable
 from app.services.candidates import Offer, choose_offer, list_offers, name_offer
-from app.services.choosing import ask_for_choice
 from app.services.fingerprint import fingerprint
 from app.services.initializers import InitializerService
 from app.services.queue_port import JobQueue
 from app.services.readaptation import Readaptation
 from app.services.requests import NewTask, Removal
 from app.services.selection import AUTO
+from app.services.selection_report import ask_for_choice
 from app.services.support_revision import revise_support
 from app.services.support_rules import check_examples, check_options, check_queries, check_warm_start
 from app.settings import Settings

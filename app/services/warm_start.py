@@ -10,7 +10,7 @@ import numpy as np
 
 from app.db import tasks
 from app.db.session import Database
-from app.domain import Adaptation, Adapted, AdaptJob, Array, InitializerInfo, StartTrial, SupportSet, WarmStart, as_float32
+from app.domain import Adaptation, Adapted, AdaptJob, Array, InitializerInfo, StartTrial, SupportSet, WarmStart, WarmStartCode, as_float32
 from app.engine.interface import Engine
 from app.errors import AdaptationFailed, NotFound, StateCorrupt
 from app.services.initializers import InitializerService
@@ -38,18 +38,19 @@ class WarmStarts:
     async def improve(self, adaptation: Adaptation, info: InitializerInfo, support: SupportSet, job: AdaptJob, cold: Adapted) -> Started:
         """The better of both starts, on the whole support set. Costs a comparison, and a second adaptation when warm wins."""
         if "restart" not in await self._initializers.abilities(info.ref):  # a re-adaptation may meet a version of another method
-            return _kept_cold(cold, f"The learner of {info.ref} cannot start from the weights of another task.")
+            return _kept_cold(cold, "not_supported", f"The learner of {info.ref} cannot start from the weights of another task.")
         if not _can_spare(support, info):
-            return _kept_cold(cold, "Nothing can be held out to compare by: there are no two examples of any class.")
+            return _kept_cold(cold, "nothing_to_hold_out", "Nothing can be held out to compare by: there are no two examples of any class.")
         neighbour = await self._find_neighbour(adaptation, info, cold)
         if neighbour is None:
-            return _kept_cold(cold, f"There is no other ready task of yours on {info.ref} to start from.")
+            return _kept_cold(cold, "no_neighbour", f"There is no other ready task of yours on {info.ref} to start from.")
         try:
             trial = await self._try(neighbour, support, job)
         except (NotFound, StateCorrupt, AdaptationFailed) as gone:
-            return _kept_cold(cold, f"The weights of the most similar task could not be used: {gone.detail}", neighbour)
+            return _kept_cold(cold, "unusable", f"The weights of the most similar task could not be used: {gone.detail}", neighbour)
         if trial.n_held_out == 0:
-            return _kept_cold(cold, "Nothing can be held out to compare by: the most similar task has been shown it all.", neighbour)
+            reason = "Nothing can be held out to compare by: the most similar task has been shown it all."
+            return _kept_cold(cold, "nothing_to_hold_out", reason, neighbour)
         return await self._choose(neighbour, job, trial, cold)
 
     async def _find_neighbour(self, adaptation: Adaptation, info: InitializerInfo, cold: Adapted) -> Neighbour | None:
@@ -68,15 +69,15 @@ class WarmStarts:
     async def _choose(self, neighbour: Neighbour, job: AdaptJob, trial: StartTrial, cold: Adapted) -> Started:
         losses = f"held-out loss {trial.warm:.4g} against {trial.cold:.4g}, on {trial.n_held_out} examples"
         if not trial.warm < trial.cold:
-            return _kept_cold(cold, f"The usual start is as good or better: {losses}.", neighbour, trial)
+            return _kept_cold(cold, "not_better", f"The usual start is as good or better: {losses}.", neighbour, trial)
         warm_job = replace(job, start=trial.start)
         try:
             warm = await self._initializers.using(job.key.initializer, lambda: self._engine.adapt(warm_job))
         except AdaptationFailed as diverged:
-            return _kept_cold(cold, f"It was better on held-out examples and failed on all: {diverged.detail}", neighbour, trial)
-        report = WarmStart(
-            True, f"It is better than the usual start: {losses}.", neighbour.task.id, _number(trial.cold), _number(trial.warm)
-        )
+            reason = f"It was better on held-out examples and failed on all: {diverged.detail}"
+            return _kept_cold(cold, "unusable", reason, neighbour, trial)
+        reason = f"It is better than the usual start: {losses}."
+        report = WarmStart(True, reason, neighbour.task.id, _number(trial.cold), _number(trial.warm), "kept")
         return Started(warm, report, trial.start)
 
 
@@ -92,10 +93,12 @@ def _can_spare(support: SupportSet, info: InitializerInfo) -> bool:
     return max(Counter(support.labels).values()) > 1
 
 
-def _kept_cold(cold: Adapted, reason: str, neighbour: Neighbour | None = None, trial: StartTrial | None = None) -> Started:
+def _kept_cold(
+    cold: Adapted, code: WarmStartCode, reason: str, neighbour: Neighbour | None = None, trial: StartTrial | None = None
+) -> Started:
     from_task = neighbour.task.id if neighbour is not None else None
     losses = (_number(trial.cold), _number(trial.warm)) if trial is not None else (None, None)
-    return Started(cold, WarmStart(False, reason, from_task, *losses))
+    return Started(cold, WarmStart(False, reason, from_task, *losses, code))
 
 
 def _number(loss: float) -> float | None:

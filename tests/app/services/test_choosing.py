@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 
 from app.domain import Status, SupportSet, Task, TaskOptions
-from app.errors import AdaptationFailed, InvalidOptions, InvalidSupport, Overloaded
+from app.errors import AdaptationFailed, InitializerRejected, InvalidOptions, InvalidSupport, Overloaded
+from app.services.choosing import Chooser
 from app.services.requests import Removal
+from app.services.trial_costs import REMEMBERED_S
 from tests.app.services.world import ANN, CATS, World, build_world, new_task, support, write_initializer
 
 GOOD, POOR = 0.1, 0.2
@@ -211,9 +214,14 @@ async def test_nothing_that_fits_is_refused_with_what_there_is(choice: World) ->
     assert "best (classification) reads vector [2]" in wrong_shape.value.issues[0].detail
     with pytest.raises(InvalidSupport) as too_many:
         await choice.tasks.create(ANN, new_task(initializer="auto", support=support(cats=20, dogs=20)))
-    assert {issue.detail for issue in too_many.value.issues} == {
-        f"40 examples; {name} takes at most 20" for name in ("best", "protonet", "zeal")
-    }
+    assert [issue.detail for issue in too_many.value.issues] == ["40 examples; best takes at most 20 (2 other initializers too)"]
+    with pytest.raises(InvalidSupport) as one_class:
+        await choice.tasks.create(ANN, new_task(initializer="auto", support=support(cats=3, dogs=0)))
+    assert [issue.pointer for issue in one_class.value.issues] == ["#/support/labels"]
+    nan = SupportSet(np.full((2, 2), np.nan, np.float32), ("a", "b"))
+    with pytest.raises(InvalidSupport) as not_finite:
+        await choice.tasks.create(ANN, new_task(initializer="auto", support=nan))
+    assert [issue.detail for issue in not_finite.value.issues] == ["holds NaN or infinity; expected finite numbers"] * 2
     with pytest.raises(InvalidOptions):
         await choice.tasks.create(ANN, new_task(initializer="auto", options=TaskOptions(steps=11)))
 
@@ -225,3 +233,120 @@ async def test_only_those_whose_limits_admit_it_are_tried(choice: World) -> None
     task = await auto(choice, support(cats=2, dogs=2))
     assert {name for name, _ in choice.engine.scored} == {"zeal", "protonet"}
     assert task.latest.initializer.name == "zeal"
+
+
+async def timed(choice: World, monkeypatch: pytest.MonkeyPatch, **score_ms: float) -> World:
+    """A process whose trials take as long as told on a clock that nothing else moves, with 100 ms for each choice."""
+    process = build_world(choice.database, choice.folder, auto_budget_ms=100.0)
+    await process.initializers.bootstrap()
+    process.engine.score_ms = score_ms
+    chooser = Chooser(process.database, process.engine, process.initializers, process.settings, lambda: process.engine.clock_ms / 1000)
+    monkeypatch.setattr(process.adaptations, "_chooser", chooser)
+    return process
+
+
+def names(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
+    return [(row["initializer"], row["steps"]) for row in rows]
+
+
+async def test_a_trial_that_is_known_not_to_fit_is_not_begun_and_leaves_its_time_to_others(
+    choice: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = await timed(choice, monkeypatch, best=400.0, zeal=40.0, protonet=30.0)
+    first = (await auto(process, support(cats=8, dogs=8))).latest.selection or {}
+    assert names(first["tried"]) == [("best", 1)]
+    second = (await auto(process, support(cats=8, dogs=8), name="second")).latest.selection or {}
+    assert names(second["tried"]) == [("best", 2)], "other steps may be quicker"
+    third = (await auto(process, support(cats=8, dogs=8), name="third")).latest.selection or {}
+    assert names(third["tried"]) == [("zeal", 1), ("protonet", 1), ("zeal", 2)]
+    reasons = {(row["initializer"], row["steps"]): row["reason"] for row in third["not_tried"]}
+    assert reasons == {("best", 1): "too_slow", ("best", 2): "too_slow", ("protonet", 2): "budget"}
+    fourth = (await auto(process, support(cats=2, dogs=2), name="of another size")).latest.selection or {}
+    assert names(fourth["tried"]) == [("best", 1)]
+
+
+async def test_what_was_slow_once_is_tried_again_after_a_while(choice: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = await timed(choice, monkeypatch, best=400.0)
+    await auto(process, support(cats=8, dogs=8))
+    process.engine.clock_ms += 1000 * REMEMBERED_S
+    process.engine.score_ms = {}
+    later = (await auto(process, support(cats=8, dogs=8), name="later")).latest.selection or {}
+    assert names(later["tried"])[0] == ("best", 1)
+    assert later["not_tried"] == []
+
+
+@pytest.mark.parametrize(("loss", "chosen"), [(0.15, "zeal"), (3.0, "best")])
+async def test_one_too_slow_to_try_is_taken_where_those_tried_are_much_poorer_than_its_card(
+    choice: World, monkeypatch: pytest.MonkeyPatch, loss: float, chosen: str
+) -> None:
+    process = await timed(choice, monkeypatch, best=400.0)
+    process.engine.held_out = {("best", 1): 9.0, ("best", 2): 9.0}
+    for name in ("first", "second"):
+        await auto(process, support(cats=8, dogs=8), name=name)
+    process.engine.held_out = {("zeal", 1): loss, ("zeal", 2): loss, ("protonet", 1): 2.0, ("protonet", 2): 2.0}
+    selection = (await auto(process, support(cats=8, dogs=8), name="third")).latest.selection or {}
+    assert ("best", 1) not in names(selection["tried"])
+    assert selection["chosen"]["initializer"] == chosen
+
+
+async def test_a_choice_that_fails_on_the_whole_support_set_gives_way_to_the_next_best(choice: World) -> None:
+    choice.engine.held_out = {("best", 1): 0.1, ("zeal", 1): 0.2, ("zeal", 2): 0.3}
+    choice.engine.fails = {"best": AdaptationFailed("the inner loop diverged")}
+    task = await auto(choice, support(cats=8, dogs=8), query=CATS)
+    selection = task.latest.selection or {}
+    assert (task.latest.status, str(task.latest.initializer)) == (Status.READY, "zeal@1")
+    assert selection["chosen"] == {"initializer": "zeal", "version": 1, "steps": 1}
+    assert selection["failed"] == [
+        {"initializer": "best", "version": 1, "steps": 1, "reason": "adaptation_failed", "detail": "the inner loop diverged"}
+    ]
+    assert [answers.initializer.name for answers in (await choice.predictions.list(ANN, task.id)).rows] == ["zeal"]
+    fresh = build_world(choice.database, choice.folder)
+    await fresh.initializers.bootstrap()
+    before = await choice.predict(ANN, task.id, CATS)
+    assert (await fresh.predict(ANN, task.id, CATS)).predictions == before.predictions
+
+
+async def test_two_fallbacks_are_tried_and_then_the_task_fails(choice: World) -> None:
+    write_initializer(choice.folder, "spare")
+    await choice.initializers.reload("spare")
+    fault = AdaptationFailed("no")
+    choice.engine.fails = {"best": InitializerRejected("wrong digest"), "zeal": fault}
+    task = await auto(choice, support())
+    assert (task.latest.status, str(task.latest.initializer)) == (Status.READY, "protonet@1")
+    assert [each["reason"] for each in (task.latest.selection or {})["failed"]] == ["initializer_rejected", "adaptation_failed"]
+    choice.engine.fails["protonet"] = fault
+    gone = (await auto(choice, support(), name="another")).latest
+    assert (gone.status, gone.error_code, str(gone.initializer)) == (Status.FAILED, "adaptation_failed", "protonet@1")
+    choice.engine.fails = {"best": fault}
+    named, _ = await choice.tasks.create(ANN, new_task(initializer="best"))
+    await choice.work()
+    assert (await choice.tasks.get(ANN, named.id)).latest.status is Status.FAILED
+
+
+async def test_of_two_workers_one_that_fell_back_is_not_finished_for_by_one_that_did_not(choice: World) -> None:
+    other = build_world(choice.database, choice.folder, cache=choice.cache)
+    await other.initializers.bootstrap()
+    choice.engine.fails = {"best": AdaptationFailed("no room here")}
+    other.engine.gate.clear()
+    task, _ = await choice.tasks.create(ANN, new_task(initializer="auto"))
+    slow = asyncio.create_task(other.adaptations.run(task.id, 1))
+    await asyncio.wait_for(other.engine.asked.wait(), 5)
+    choice.engine.gate.clear()
+    running = asyncio.create_task(choice.adaptations.run(task.id, 1))
+    while str((await choice.tasks.get(ANN, task.id)).latest.initializer) != "zeal@1":
+        choice.engine.gate.set()
+        await asyncio.sleep(0.001)
+        choice.engine.gate.clear()
+    other.engine.gate.set()
+    await slow
+    choice.engine.gate.set()
+    await running
+    row = (await choice.tasks.get(ANN, task.id)).latest
+    assert (row.status, str(row.initializer)) == (Status.READY, "zeal@1")
+    assert (await other.predict(ANN, task.id, CATS)).initializer.name == "zeal"
+
+
+async def test_the_time_of_the_choice_is_one_of_the_phases(choice: World) -> None:
+    task = await auto(choice, support(cats=2, dogs=2))
+    assert list(task.latest.timings_ms) == ["queue_wait", "choose", "queue", "device", "encode", "store"]
+    assert task.latest.timings_ms["choose"] >= (task.latest.selection or {})["ms"]

@@ -9,7 +9,18 @@ import pytest
 
 from app.domain import InitializerInfo, InitializerRef, InputSpec, Limits
 from app.engine.interface import HeldOut
-from app.services.selection import PRIOR_EXAMPLES, Candidate, Trial, choose, expect_loss, list_steps, order, pick_next, score
+from app.services.selection import (
+    PRIOR_EXAMPLES,
+    Candidate,
+    Trial,
+    choose,
+    expect_loss,
+    expect_untried,
+    list_steps,
+    order,
+    pick_next,
+    score,
+)
 
 NOTHING = HeldOut(math.nan, math.nan, 0)
 
@@ -83,3 +94,14 @@ def test_equal_scores_go_to_the_first_and_equal_priors_to_the_first_name() -> No
     first, second = trial(candidate("a"), 0.5), trial(candidate("b"), 0.5)
     assert choose([first, second]) is first
     assert [each.ref.name for each in order([candidate("b"), candidate("a"), candidate("c", prior=0.5)])] == ["c", "a", "b"]
+
+
+def test_only_an_initializer_that_promises_more_than_all_that_were_tried_counts_untried() -> None:
+    candidates = order(
+        [candidate("a", 2, 0.1), candidate("a", 1, 0.1), candidate("b", 1, 0.3), candidate("c", 1, 0.3), candidate("d", 1, 0.9)]
+    )
+    assert [each.candidate for each in expect_untried(candidates, [])] == [candidates[0], *candidates[2:]]
+    [untried] = expect_untried(candidates, [trial(candidate("b", 1, 0.3), 0.5), trial(candidate("d", 1, 0.9), 1.3)])
+    assert untried.candidate == candidate("a", 2, 0.1)
+    assert untried.score == pytest.approx(0.1 + 0.3)
+    assert expect_untried([candidate("r", 1, None)], []) == []

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from app.db import adaptations
 from app.domain import Status, SupportSet, TaskOptions, WarmStart
-from app.errors import InvalidOptions, StateCorrupt
+from app.errors import InvalidOptions, Overloaded, StateCorrupt
+from app.services.rebuilding import StateSource
 from app.services.warm_start import unseen
 from tests.app.services.world import ANN, BOB, CATS, World, build_world, new_task, support
 
@@ -34,6 +36,7 @@ async def test_a_better_start_is_kept_and_the_task_says_from_where(world: World)
     mine = await ready(world, 1.0)
     report = await report_of(world, mine)
     assert (report.kept, report.from_task, report.cold, report.warm) == (True, near, 1.0, 0.5)
+    assert report.code == "kept"
     assert "0.5 against 1" in report.reason
     assert far not in str(report)
     assert (await world.tasks.get(ANN, near)).latest.warm_start is None
@@ -50,6 +53,7 @@ async def test_a_start_that_is_not_better_is_not_kept(world: World, cold: float,
     assert (report.kept, report.from_task, report.cold) == (False, near, cold)
     assert report.warm == (warm if math.isfinite(warm) else None)
     assert "as good or better" in report.reason
+    assert report.code == "not_better"
 
 
 async def test_a_kept_start_is_rebuilt_exactly_when_every_cache_and_the_other_task_are_gone(world: World) -> None:
@@ -83,10 +87,13 @@ async def test_without_another_task_or_an_example_to_spare_the_usual_start_is_ta
     await world.tasks.create(BOB, new_task(support=support(cats=2)))
     await world.work()
     first = await ready(world, 1.0)
-    assert (await report_of(world, first)) == WarmStart(False, "There is no other ready task of yours on protonet@1 to start from.")
+    assert (await report_of(world, first)) == WarmStart(
+        False, "There is no other ready task of yours on protonet@1 to start from.", code="no_neighbour"
+    )
     single = await report_of(world, await ready(world, 1.2, cats=1, dogs=1))
     assert (single.kept, single.from_task, single.cold) == (False, None, None)
     assert "no two examples" in single.reason
+    assert single.code == "nothing_to_hold_out"
     assert world.engine.tried == []
 
 
@@ -99,6 +106,7 @@ async def test_examples_the_other_task_was_adapted_to_are_not_held_out(world: Wo
     report = await report_of(world, await ready(world, 1.0))
     assert (report.kept, report.from_task) == (False, near)
     assert "has been shown it all" in report.reason
+    assert report.code == "nothing_to_hold_out"
 
 
 async def test_weights_that_cannot_be_used_do_not_fail_the_task(world: World) -> None:
@@ -107,6 +115,7 @@ async def test_weights_that_cannot_be_used_do_not_fail_the_task(world: World) ->
     report = await report_of(world, await ready(world, 1.0))
     assert (report.kept, report.from_task) == (False, near)
     assert "of another shape" in report.reason
+    assert report.code == "unusable"
 
 
 async def test_a_learner_that_cannot_start_elsewhere_is_refused_at_the_door_with_a_pointer(world: World) -> None:
@@ -145,6 +154,33 @@ async def test_of_two_workers_that_chose_differently_the_winners_state_serves(wo
         origin = await adaptations.find_origin(session, task.id, 1)
     assert origin is not None
     assert (origin[1] is not None) == kept
+
+
+async def test_the_weights_of_revisions_that_no_request_can_need_any_more_are_dropped(world: World) -> None:
+    await ready(world, 1.5, options=TaskOptions())
+    mine = await ready(world, 1.0)
+    for at in (1.1, 1.2, 1.3):
+        await world.tasks.revise(ANN, mine, add=support(at=at))
+        await world.work()
+    async with world.database.read() as session:
+        origins = [await adaptations.find_origin(session, mine, revision) for revision in (1, 2, 3, 4)]
+    assert [origin and (origin.start is not None, origin.is_incomplete) for origin in origins] == [
+        (False, True),
+        (False, True),
+        (True, False),
+        (True, False),
+    ]
+    first = (await world.tasks.get(ANN, mine)).latest
+    states = StateSource(world.database, world.cache, world.engine, world.initializers)
+    with pytest.raises(Overloaded, match="newer revisions"):
+        await states.rebuild(replace(first, revision=1))
+
+
+async def test_the_time_of_a_warm_start_is_one_of_the_phases(world: World) -> None:
+    await ready(world, 1.5, options=TaskOptions())
+    timings_ms = (await world.tasks.get(ANN, await ready(world, 1.0))).latest.timings_ms
+    assert list(timings_ms) == ["queue_wait", "queue", "device", "encode", "warm_start", "store"]
+    assert timings_ms["warm_start"] > 0
 
 
 def test_pixels_and_numbers_that_read_alike_are_the_same_example() -> None:

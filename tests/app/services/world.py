@@ -60,6 +60,9 @@ class FakeEngine:
         self.scored: list[tuple[str, int]] = []
         self.held_out: dict[tuple[str, int], float | Exception] = {}
         self.score_s = 0.0
+        self.score_ms: dict[str, float] = {}  # by name, on a clock that a test moves itself
+        self.clock_ms = 0.0
+        self.fails: dict[str, Exception] = {}
         self.unknown: Array | None = None
         self.able: frozenset[Ability] = frozenset({"embed", "explain", "restart"})
         self.fault: Exception | None = None
@@ -91,6 +94,8 @@ class FakeEngine:
         await self.gate.wait()
         if self.fault is not None:
             raise self.fault
+        if job.key.initializer.name in self.fails:
+            raise self.fails[job.key.initializer.name]
         gain = self._gain(job.key)
         self.adapted.append(job.key)
         if job.start is not None:
@@ -114,6 +119,7 @@ class FakeEngine:
         self.scored.append((job.key.initializer.name, job.steps))
         outcome = self.held_out.get((job.key.initializer.name, job.steps), 1.0)
         await asyncio.sleep(self.score_s)
+        self.clock_ms += self.score_ms.get(job.key.initializer.name, 0.0)
         if isinstance(outcome, Exception):
             raise outcome
         return HeldOut(outcome, 0.5, len(job.inputs))
