@@ -4,7 +4,7 @@ from app.client import InnerLoop
 """
 
 from app.client.aio import AsyncAdaptedTask, AsyncInnerLoop
-from app.client.answers import Evidence, Initializer, Predictions, SimilarTask, TaskInfo, WarmStart
+from app.client.answers import Evidence, Initializer, Neighbourhood, Predictions, SimilarTask, TaskInfo, WarmStart
 from app.client.encoding import Examples
 from app.client.errors import (
     AdaptationFailed,
@@ -38,6 +38,7 @@ __all__ = [
     "InnerLoopError",
     "InvalidInput",
     "Issue",
+    "Neighbourhood",
     "NotFound",
     "NotReadyInTime",
     "Predictions",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,17 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What became of a warm start: whether it was kept and why, from which task, and the held-out losses of both starts."""
+    """What became of a warm start: whether it was kept and why, from which task, and the held-out losses of both starts.
+
+    code: the reason in one stable word: kept, no_neighbour, nothing_to_hold_out, not_better, unusable or not_supported.
+    """
 
     kept: bool
     reason: str
     from_task: str | None = None
     cold: float | None = None
     warm: float | None = None
+    code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,36 @@ class SimilarTask:
 
 
 @dataclass(frozen=True)
+class Neighbourhood(Sequence[SimilarTask]):
+    """The tasks nearest to a task, nearest first: a sequence of them, and what they were found among.
+
+    compared: how many tasks were compared; has_more: older ones were left out. measure: the name of the distance; its description tells
+    how it is to be read. initializer, version and revision: what the task itself was embedded by.
+    """
+
+    tasks: tuple[SimilarTask, ...]
+    compared: int
+    has_more: bool
+    measure: str
+    description: str
+    initializer: str
+    version: int
+    revision: int
+
+    @overload
+    def __getitem__(self, index: int) -> SimilarTask: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[SimilarTask, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> SimilarTask | tuple[SimilarTask, ...]:
+        return self.tasks[index]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
+@dataclass(frozen=True)
 class Initializer:
     """An initializer the service offers: its current version, what it reads and what it accepts."""
 
@@ -140,7 +174,7 @@ def _read_warm_start(body: Mapping[str, Any] | None) -> WarmStart | None:
     if body is None:
         return None
     held_out = body["held_out"] or {}
-    return WarmStart(body["kept"], body["reason"], body["from_task"], held_out.get("cold"), held_out.get("warm"))
+    return WarmStart(body["kept"], body["reason"], body["from_task"], held_out.get("cold"), held_out.get("warm"), body.get("code"))
 
 
 def read_predictions(body: Mapping[str, Any]) -> Predictions:
@@ -167,8 +201,21 @@ def _read_evidence(items: Sequence[Mapping[str, Any]]) -> tuple[Evidence, ...]:
     return tuple(Evidence(item["index"], item["label"], item["weight"]) for item in items)
 
 
-def read_similar(body: Mapping[str, Any]) -> SimilarTask:
-    """One of the similar tasks from its JSON."""
+def read_neighbourhood(body: Mapping[str, Any]) -> Neighbourhood:
+    """The similar tasks from their JSON."""
+    return Neighbourhood(
+        tasks=tuple(_read_similar(row) for row in body["data"]),
+        compared=body["compared"],
+        has_more=body["has_more"],
+        measure=body["measure"]["name"],
+        description=body["measure"]["description"],
+        initializer=body["initializer"]["name"],
+        version=body["initializer"]["version"],
+        revision=body["revision"],
+    )
+
+
+def _read_similar(body: Mapping[str, Any]) -> SimilarTask:
     return SimilarTask(
         id=body["task_id"],
         distance=body["distance"],

@@ -9,7 +9,16 @@ from typing import Any
 
 import httpx
 
-from app.client.answers import Initializer, Predictions, SimilarTask, TaskInfo, read_initializer, read_predictions, read_similar, read_task
+from app.client.answers import (
+    Initializer,
+    Neighbourhood,
+    Predictions,
+    TaskInfo,
+    read_initializer,
+    read_neighbourhood,
+    read_predictions,
+    read_task,
+)
 from app.client.encoding import Examples, encode_examples
 from app.client.errors import AdaptationFailed, NotReadyInTime, retry_after_s_of
 from app.client.flow import Flow, Retries, Send, Sleep, send
@@ -61,10 +70,10 @@ class Operations:
         rows = yield from self._read_pages(f"/v1/tasks/{task_id}/predictions")
         return [read_predictions(row) for row in rows]
 
-    def similar(self, task_id: str, limit: int) -> Flow[list[SimilarTask]]:
+    def similar(self, task_id: str, limit: int) -> Flow[Neighbourhood]:
         """This key's tasks of the same initializer version, nearest first."""
         response = yield from self._send(Send("GET", f"/v1/tasks/{task_id}/similar", params={"limit": str(limit)}))
-        return [read_similar(row) for row in response.json()["data"]]
+        return read_neighbourhood(response.json())
 
     def tasks(self) -> Flow[list[TaskInfo]]:
         """Every live task of this key, newest first."""
@@ -131,6 +140,13 @@ def task_body(
 def task_options(*, steps: int | None, warm_start: bool) -> dict[str, Any]:
     """The JSON of the options; what was not chosen is left out."""
     return {**({} if steps is None else {"steps": steps}), **({"warm_start": True} if warm_start else {})}
+
+
+def new_options(steps: int | None, warm_start: bool | None) -> dict[str, Any]:
+    """The part of a revision that replaces the options; nothing when neither was chosen, and the task then keeps what it has."""
+    if steps is None and warm_start is None:
+        return {}
+    return {"options": task_options(steps=steps, warm_start=bool(warm_start))}
 
 
 def encode_support(images: Examples, labels: Sequence[str | float]) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from app.client.answers import Initializer, Predictions, SimilarTask, TaskInfo
+from app.client.answers import Initializer, Neighbourhood, Predictions, TaskInfo
 from app.client.encoding import Examples
 from app.client.flow import Effect, Flow, Retries, Send
-from app.client.operations import Operations, encode_support, task_body, task_options
+from app.client.operations import Operations, encode_support, new_options, task_body, task_options
 
 T = TypeVar("T")
 DEFAULT_INITIALIZER = "omniglot-protonet"
@@ -126,7 +126,7 @@ class AdaptedTask:
         """The kept predictions, oldest first."""
         return self._client._perform(self._client._operations.predictions(self.id))
 
-    def similar(self, limit: int = 10) -> list[SimilarTask]:
+    def similar(self, limit: int = 10) -> Neighbourhood:
         """Your ready tasks of the same initializer version, nearest first. Raises Conflict when there is nothing to compare by."""
         return self._client._perform(self._client._operations.similar(self.id, limit))
 
@@ -135,13 +135,33 @@ class AdaptedTask:
         self.info = self._client._perform(self._client._operations.get(self.id))
         return self
 
-    def add(self, images: Examples, labels: Sequence[str | float], *, wait_s: float = 30.0) -> Self:
-        """Adds labelled examples, of known or new classes, and adapts again; the old revision answers until then."""
-        return self._revise({"add": encode_support(images, labels)}, wait_s)
+    def add(
+        self,
+        images: Examples,
+        labels: Sequence[str | float],
+        *,
+        steps: int | None = None,
+        warm_start: bool | None = None,
+        wait_s: float = 30.0,
+    ) -> Self:
+        """Adds labelled examples, of known or new classes, and adapts again; the old revision answers until then.
 
-    def remove(self, classes: Iterable[str] = (), *, indices: Iterable[int] = (), wait_s: float = 30.0) -> Self:
-        """Removes whole classes, and examples by their index in the latest revision, and adapts again."""
-        return self._revise({"remove": {"classes": list(classes), "indices": list(indices)}}, wait_s)
+        With `steps` or `warm_start` these are the task's options from now on; without both it keeps those it has.
+        """
+        return self._revise({"add": encode_support(images, labels), **new_options(steps, warm_start)}, wait_s)
+
+    def remove(
+        self,
+        classes: Iterable[str] = (),
+        *,
+        indices: Iterable[int] = (),
+        steps: int | None = None,
+        warm_start: bool | None = None,
+        wait_s: float = 30.0,
+    ) -> Self:
+        """Removes whole classes, and examples by their index in the latest revision, and adapts again; options as for `add`."""
+        removal = {"classes": list(classes), "indices": list(indices)}
+        return self._revise({"remove": removal, **new_options(steps, warm_start)}, wait_s)
 
     def readapt(self, *, steps: int | None = None, warm_start: bool = False, wait_s: float = 30.0) -> Self:
         """Adapts the same examples again, with these options and the initializer's current version; "auto" chooses again."""

@@ -167,7 +167,16 @@ def test_similar_tasks_are_asked_for_by_number_and_read_in_their_order() -> None
         }
         for i in (1, 2)
     ]  # fmt: skip
-    script = Script(task_answer(), httpx.Response(200, json={"data": rows}))
+    measure = {"name": "wasserstein-2-diagonal", "description": "how far apart"}
+    found = {
+        "task_id": "task_1",
+        "revision": 3,
+        "initializer": {"name": "n", "version": 2},
+        "measure": measure,
+        "compared": 5,
+        "has_more": True,
+    }
+    script = Script(task_answer(), httpx.Response(200, json={**found, "data": rows}))
     with InnerLoop("http://service", "il_key", retries=FAST, transport=httpx.MockTransport(script)) as client:
         near = client.adapt(IMAGES, LABELS).similar(limit=2)
     assert [(each.id, each.distance, each.parts["centre"], each.classes) for each in near] == [
@@ -175,17 +184,20 @@ def test_similar_tasks_are_asked_for_by_number_and_read_in_their_order() -> None
         ("task_2", 1.0, 1.0, {"a": 3}),
     ]
     assert str(script.requests[1].url) == "http://service/v1/tasks/task_1/similar?limit=2"
+    assert (len(near), near[0].id, [each.id for each in near[1:]], near[-1] in near) == (2, "task_1", ["task_2"], True)
+    assert (near.compared, near.has_more, near.measure, near.description) == (5, True, "wasserstein-2-diagonal", "how far apart")
+    assert (near.initializer, near.version, near.revision) == ("n", 2, 3)
 
 
 def test_a_warm_start_is_asked_for_and_reported() -> None:
-    report = {"kept": True, "reason": "better", "from_task": "task_0", "held_out": {"cold": 1.5, "warm": None}}
+    report = {"kept": True, "code": "kept", "reason": "better", "from_task": "task_0", "held_out": {"cold": 1.5, "warm": None}}
     made = task_answer()
     script = Script(httpx.Response(201, json={**made.json(), "warm_start": report}), made)
     with InnerLoop("http://service", "il_key", retries=FAST, transport=httpx.MockTransport(script)) as client:
         info = client.adapt(IMAGES, LABELS, steps=3, warm_start=True).info
         plain = client.adapt(IMAGES, LABELS).info
     assert [json.loads(request.content).get("options") for request in script.requests] == [{"steps": 3, "warm_start": True}, None]
-    assert info.warm_start == WarmStart(True, "better", "task_0", 1.5, None)
+    assert info.warm_start == WarmStart(True, "better", "task_0", 1.5, None, "kept")
     assert plain.warm_start is None
 
 
@@ -200,6 +212,16 @@ def test_a_task_is_adapted_again_with_other_options() -> None:
         {"options": {}},
         {"options": {"steps": 3, "warm_start": True}},
     ]
+
+
+def test_adding_and_removing_keep_the_options_unless_new_ones_are_given() -> None:
+    script = Script(task_answer(), *[task_answer(code=200)] * 4)
+    with InnerLoop("http://service", "il_key", retries=FAST, transport=httpx.MockTransport(script)) as client:
+        task = client.adapt(IMAGES, LABELS)
+        task.add(IMAGES, LABELS).add(IMAGES, LABELS, steps=3)
+        task.remove(["a"]).remove(indices=[0], warm_start=True)
+    options = [json.loads(request.content).get("options") for request in script.requests[1:]]
+    assert options == [None, {"steps": 3}, None, {"warm_start": True}]
 
 
 def test_no_pause_is_longer_than_the_bound_whatever_the_service_asks_for() -> None:
