@@ -29,9 +29,10 @@ class OuterLoop:
         self._device = device
         self._weights = torch.tensor([shape.weight for shape in recipe.episodes])
         self.generator = torch.Generator().manual_seed(recipe.seed)
-        self.params = {name: tensor.detach().to(device, copy=True).requires_grad_() for name, tensor in params.items()}
-        self.average = {name: tensor.detach().clone() for name, tensor in self.params.items()}
-        self._adam = torch.optim.Adam(self.params.values(), lr=recipe.outer.learning_rate, fused=True)
+        self.params = {name: tensor.detach().to(device, copy=True) for name, tensor in params.items()}
+        self.average = {name: tensor.clone() for name, tensor in self.params.items()}
+        self._trained = {name: tensor.requires_grad_() for name, tensor in self.params.items() if not is_frozen(name, recipe.outer, params)}
+        self._adam = torch.optim.Adam(self._trained.values(), lr=recipe.outer.learning_rate, fused=True)
         self.step = 0
 
     def advance(self) -> tuple[float, float]:
@@ -43,7 +44,7 @@ class OuterLoop:
         self._adam.zero_grad()
         loss, accuracy = meta_loss(self._learner, self.params, batch, self.step / outer.meta_steps)
         torch.autograd.backward(loss + self._cost())
-        torch.nn.utils.clip_grad_norm_(self.params.values(), outer.clip_norm)
+        torch.nn.utils.clip_grad_norm_(self._trained.values(), outer.clip_norm)
         self._check_finite(loss)
         self._adam.step()
         self.step += 1
@@ -58,19 +59,19 @@ class OuterLoop:
 
     def tensors(self) -> dict[str, Params]:
         """Everything but the generator, by group, as a checkpoint holds it."""
-        stepped = {name: self._adam.state[tensor] for name, tensor in self.params.items() if tensor in self._adam.state}
+        stepped = {name: self._adam.state[tensor] for name, tensor in self._trained.items() if tensor in self._adam.state}
         moments = {moment: {name: state[moment] for name, state in stepped.items()} for moment in ADAM_MOMENTS}
         return {"params": dict(self.params), **moments, "ema": self.average}
 
     def restore(self, step: int, tensors: dict[str, Params], generator: Tensor) -> None:
         """Puts the loop back where `tensors` were taken. Raises CheckpointCorrupt when they are of another learner."""
         for group in ("params", "ema", *ADAM_MOMENTS) if step else ("params", "ema"):
-            _check_names(group, tensors[group], self.params)
+            _check_names(group, tensors[group], self._trained if group in ADAM_MOMENTS else self.params)
         with torch.no_grad():
             for name, parameter in self.params.items():
                 parameter.copy_(tensors["params"][name])
                 self.average[name].copy_(tensors["ema"][name])
-                if step:
+                if step and name in self._trained:
                     self._restore_moments(parameter, name, step, tensors)
         self.generator.set_state(generator)
         self.step = step
@@ -118,6 +119,16 @@ def learning_rate_at(outer: OuterRecipe, step: int) -> float:
     """Linear over the warm-up, then half a cosine from the full rate down to zero at the last step."""
     warm = min(1.0, (step + 1) / (outer.warmup + 1))
     return outer.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / outer.meta_steps))
+
+
+def is_frozen(name: str, outer: OuterRecipe, params: Params) -> bool:
+    """Whether meta-training leaves this tensor as it is. Raises InvalidRecipe when `outer.frozen` names nothing, or everything."""
+    for prefix in outer.frozen:
+        if not any(other.startswith(prefix) for other in params):
+            raise InvalidRecipe(f"outer.frozen has {prefix!r}, with which no meta-parameter begins; there are {sorted(params)}")
+    if all(other.startswith(outer.frozen) for other in params):
+        raise InvalidRecipe(f"outer.frozen is {list(outer.frozen)}: nothing is left to train")
+    return name.startswith(outer.frozen)
 
 
 def _check_names(group: str, tensors: Params, params: Params) -> None:

@@ -57,6 +57,7 @@ class OuterRecipe:
     """Adam with linear warm-up and cosine decay to zero. `ema_decay` 0 keeps the last weights instead of an average.
 
     `cost_weight` times the backbone's cost is added to the meta-loss; it needs a backbone that has one (gated-conv4).
+    `frozen`: meta-parameters whose names begin so stay as they are, such as a body that is already good.
     """
 
     meta_steps: int
@@ -65,6 +66,7 @@ class OuterRecipe:
     clip_norm: float = 10.0
     ema_decay: float = 0.0
     cost_weight: float = 0.0
+    frozen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

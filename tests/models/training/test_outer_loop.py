@@ -50,6 +50,26 @@ def test_the_meta_gradient_goes_through_the_inner_steps() -> None:
     assert slope == pytest.approx(gradients["head.weight"][0, 0].item(), rel=1e-3)
 
 
+def test_what_is_frozen_stays_and_the_rest_learns_also_after_a_checkpoint() -> None:
+    recipe = parse_recipe(sinusoid_recipe(frozen=["body."]))
+    loop, again = make_loop(recipe), make_loop(recipe)
+    before = copy.deepcopy(loop.params)
+    loop.advance()
+    again.restore(loop.step, copy.deepcopy(loop.tensors()), loop.generator.get_state())
+    assert loop.advance() == again.advance()
+    for name, tensor in loop.params.items():
+        assert torch.equal(tensor, before[name]) == name.startswith("body."), name
+        assert torch.equal(tensor, again.params[name]), name
+
+
+@pytest.mark.parametrize(
+    ("frozen", "told"), [(["brain."], "'brain.', with which no meta-parameter begins"), (["body.", "head."], "nothing is left to train")]
+)
+def test_freezing_nothing_or_everything_is_refused(frozen: list[str], told: str) -> None:
+    with pytest.raises(InvalidRecipe, match=told):
+        make_loop(parse_recipe(sinusoid_recipe(frozen=frozen)))
+
+
 def test_the_given_parameters_are_not_written_to() -> None:
     recipe = parse_recipe(sinusoid_recipe())
     learner = build_learner(recipe.learner)
