@@ -1,13 +1,33 @@
-"""What the service really answered, for the OpenAPI document: a task, its prediction, and a refusal."""
+"""What the service really answered, for the OpenAPI document: tasks, their predictions, similar tasks, and a refusal.
+
+A list of `selection` is shortened; everything else is as it came.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import JsonValue
 
-_ID = "task_01m7y79qw141zgx2kbfx9d60g7"
-_PROTONET: dict[str, JsonValue] = {"name": "omniglot-protonet", "version": 1}
+from app.api.inputs import EXAMPLE_PIXELS, EXAMPLE_STROKES
+from app.api.measure import MEASURE
 
-TASK: dict[str, JsonValue] = {
+Json = dict[str, JsonValue]
+
+_ID = "task_01m7yvmrk30qgavkzqjhz4anpj"
+_AUTO_ID = "task_01m7yvms0gg5kmsbpcsf60atrj"
+_WAVE_ID = "task_01m7yvt8ezwhx0h2mrfeby0k5c"
+_PROTONET: Json = {"name": "omniglot-protonet", "version": 1}
+_SINUSOID: Json = {"name": "sinusoid-maml", "version": 1}
+_COMMON: Json = {"metadata": {"customer": "acme"}, "ttl_s": 3600}
+
+
+def _links(task_id: str) -> Json:
+    url = f"/v1/tasks/{task_id}"
+    return {"self": url, "predictions": f"{url}/predictions", "support": f"{url}/support", "similar": f"{url}/similar"}
+
+
+TASK: Json = {
     "id": _ID,
     "status": "ready",
     "name": "two strokes",
@@ -18,57 +38,168 @@ TASK: dict[str, JsonValue] = {
     "options": {"steps": None, "warm_start": False},
     "support": {"n_support": 2, "classes": {"bar": 1, "dash": 1}},
     "has_query": False,
-    "loss": [0.0003],
+    "loss": [0.0],
     "accuracy": [1.0],
-    "timings_ms": {"queue_wait": 10.325, "queue": 0.202, "device": 2.014, "encode": 0.727, "store": 0.015},
+    "timings_ms": {"queue_wait": 129.721, "queue": 0.176, "device": 2.806, "encode": 0.809, "store": 0.018},
     "warm_start": None,
     "selection": None,
     "attempts": 1,
     "error": None,
-    "created_at": "2026-11-21T04:56:04.665109+00:00",
-    "started_at": "2026-11-21T04:56:04.675434+00:00",
-    "finished_at": "2026-11-21T04:56:04.695500+00:00",
-    "expires_at": "2026-11-21T05:56:04.665109+00:00",
-    "links": {
-        "self": f"/v1/tasks/{_ID}",
-        "predictions": f"/v1/tasks/{_ID}/predictions",
-        "support": f"/v1/tasks/{_ID}/support",
-        "similar": f"/v1/tasks/{_ID}/similar",
+    "created_at": "2026-11-21T10:50:12.963448+00:00",
+    "started_at": "2026-11-21T10:50:13.093169+00:00",
+    "finished_at": "2026-11-21T10:50:13.202885+00:00",
+    "expires_at": "2026-11-21T11:50:12.963448+00:00",
+    "links": _links(_ID),
+}
+
+
+def _candidate(name: str, steps: int, prior: float, **more: JsonValue) -> Json:
+    return {"initializer": name, "version": 1, "steps": steps, "prior": prior, **more}
+
+
+def _trial(name: str, steps: int, prior: float, score: float, ms: float) -> Json:
+    return _candidate(name, steps, prior, held_out_loss=0.0, held_out_accuracy=1.0, n=4, score=score, ms=ms)
+
+
+_SELECTION: Json = {
+    "requested": "auto",
+    "chosen": {"initializer": "omniglot-protonet", "version": 1, "steps": 0},
+    "tried": [
+        _trial("omniglot-protonet", 0, 0.010282, 0.00952, 36.034),
+        _trial("omniglot-protomaml", 2, 0.010763, 0.009965, 212.718),
+        _trial("omniglot-relationnet", 0, 0.010999, 0.010184, 31.104),
+    ],
+    "not_tried": [
+        _candidate("omniglot-protomaml", 1, 0.010763, reason="budget"),
+        _candidate("omniglot-boil", 2, 0.011486, reason="too_slow"),
+    ],
+    "failed": [],
+    "held_out_examples": 4,
+    "prior_examples": 50.0,
+    "budget_ms": 500.0,
+    "ms": 565.304,
+}
+
+AUTO_TASK: Json = {
+    **TASK,
+    "id": _AUTO_ID,
+    "name": "four strokes",
+    "support": {"n_support": 4, "classes": {"bar": 2, "dash": 2}},
+    "loss": [0.0],
+    "timings_ms": {"queue_wait": 115.917, "choose": 644.296, "queue": 12.217, "device": 2.727, "encode": 3.779, "store": 0.022},
+    "selection": _SELECTION,
+    "created_at": "2026-11-21T10:50:13.392013+00:00",
+    "started_at": "2026-11-21T10:50:13.507930+00:00",
+    "finished_at": "2026-11-21T10:50:14.287092+00:00",
+    "expires_at": "2026-11-21T11:50:13.392013+00:00",
+    "links": _links(_AUTO_ID),
+}
+
+WARM_TASK: Json = {
+    **TASK,
+    "id": _WAVE_ID,
+    "name": "this week's wave",
+    "initializer": _SINUSOID,
+    "serving": {"revision": 1, "initializer": _SINUSOID},
+    "options": {"steps": None, "warm_start": True},
+    "support": {"n_support": 6, "classes": {}},
+    "loss": [0.2381, 0.1309, 0.0743, 0.0457, 0.0297, 0.0198],
+    "accuracy": [],
+    "timings_ms": {"queue_wait": 48.629, "queue": 3.021, "device": 3.069, "encode": 0.586, "warm_start": 155.058, "store": 0.0},
+    "warm_start": {
+        "kept": True,
+        "code": "kept",
+        "reason": "It is better than the usual start: held-out loss 0.448 against 2.954, on 6 examples.",
+        "from_task": "task_01m7yvt843a00e3qfar1kdtbd6",
+        "held_out": {"cold": 2.953615427017212, "warm": 0.44801008701324463},
+    },
+    "created_at": "2026-11-21T10:53:13.055231+00:00",
+    "started_at": "2026-11-21T10:53:13.103860+00:00",
+    "finished_at": "2026-11-21T10:53:13.331187+00:00",
+    "expires_at": "2026-11-21T11:53:13.055231+00:00",
+    "links": _links(_WAVE_ID),
+}
+
+TASKS: dict[str, Any] = {"An initializer by name": TASK, "auto": AUTO_TASK, "A warm start": WARM_TASK}
+
+_WAVE: Json = {
+    "inputs": [[-4.37], [-2.57], [-0.77], [1.03], [2.83], [4.63]],
+    "labels": [1.945, -2.792, -0.677, 3.1, -0.732, -2.767],
+}
+
+TASK_REQUESTS: dict[str, Any] = {
+    "An initializer by name": {
+        "initializer": "omniglot-protonet",
+        "name": "two strokes",
+        "support": {"inputs": {"encoding": "images", "data": EXAMPLE_PIXELS}, "labels": ["bar", "dash"]},
+        **_COMMON,
+    },
+    "auto": {
+        "initializer": "auto",
+        "name": "four strokes",
+        "support": {"inputs": {"encoding": "images", "data": EXAMPLE_STROKES}, "labels": ["bar", "dash", "bar", "dash"]},
+        **_COMMON,
+    },
+    "A warm start": {
+        "initializer": "sinusoid-maml",
+        "name": "this week's wave",
+        "support": _WAVE,
+        "options": {"warm_start": True},
+        **_COMMON,
     },
 }
 
-PREDICTIONS: dict[str, JsonValue] = {
+_PLAIN: Json = {
     "id": None,
     "task_id": _ID,
     "source": "live",
     "revision": 1,
     "initializer": _PROTONET,
-    "predictions": [{"label": "bar", "probabilities": {"bar": 0.9997, "dash": 0.0003}, "unknown": None}],
-    "timings_ms": {"decode": 0.145, "queue": 0.159, "device": 0.413, "encode": 0.0, "total": 1.01},
-    "created_at": "2026-11-21T04:56:05.786989+00:00",
+    "predictions": [{"label": "bar", "probabilities": {"bar": 1.0, "dash": 2.6942696337850514e-11}, "unknown": 2.5694836949696764e-05}],
+    "timings_ms": {"decode": 0.656, "queue": 0.122, "device": 1.335, "encode": 0.0, "total": 4.268},
+    "created_at": "2026-11-21T10:50:21.258958+00:00",
 }
 
-SIMILAR: dict[str, JsonValue] = {
+PREDICTIONS: Json = {
+    **_PLAIN,
+    "task_id": _AUTO_ID,
+    "predictions": [
+        {
+            "label": "bar",
+            "probabilities": {"bar": 1.0, "dash": 9.409594631248908e-11},
+            "unknown": 0.00005323505320120603,
+            "explanation": [
+                {"index": 0, "label": "bar", "weight": 0.9999995231628418},
+                {"index": 2, "label": "bar", "weight": 3.694864290082478e-07},
+                {"index": 3, "label": "dash", "weight": -3.535854631309121e-08},
+                {"index": 1, "label": "dash", "weight": -3.526249159335748e-08},
+            ],
+        }
+    ],
+    "timings_ms": {"decode": 0.677, "queue": 0.246, "device": 15.277, "encode": 0.0, "total": 67.251},
+    "created_at": "2026-11-21T10:50:21.074861+00:00",
+}
+
+ANSWERS: dict[str, Any] = {"Plain": _PLAIN, "With explain=true": PREDICTIONS}
+
+SIMILAR: Json = {
     "task_id": _ID,
     "revision": 1,
     "initializer": _PROTONET,
-    "measure": {
-        "name": "wasserstein-2-diagonal",
-        "description": "How far two support sets lie apart in the initializer's features: ...",
-    },
+    "measure": {**MEASURE},
     "compared": 1,
     "has_more": False,
     "data": [
         {
-            "task_id": "task_01m7yjhrvrydyrhyznrgre1pyt",
+            "task_id": "task_01m7yvmt2kpk4dm2ycxve859hd",
             "name": "two other strokes",
             "metadata": {"customer": "acme"},
             "revision": 1,
             "support": {"n_support": 2, "classes": {"upright": 1, "level": 1}},
-            "distance": 0.1032243454479194,
-            "parts": {"centre": 0.08040489004762731, "spread": 0.06473267451280197},
-            "created_at": "2026-11-21T08:11:17.752123+00:00",
-            "links": {"self": "/v1/tasks/task_01m7yjhrvrydyrhyznrgre1pyt"},
+            "distance": 0.12214469959804196,
+            "parts": {"centre": 0.09558840496521871, "spread": 0.07604067645741494},
+            "created_at": "2026-11-21T10:50:14.483291+00:00",
+            "links": {"self": "/v1/tasks/task_01m7yvmt2kpk4dm2ycxve859hd"},
         }
     ],
 }

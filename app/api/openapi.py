@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -32,10 +33,23 @@ SECURED: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
 _FILES: dict[str, Any] = {"type": "array", "items": {"type": "string", "format": "binary"}}
 
 
-def request_body(model: type[BaseModel], *, required: bool = True, **other: Any) -> dict[str, Any]:
+def request_body(
+    model: type[BaseModel], *, required: bool = True, examples: Mapping[str, Any] | None = None, **other: Any
+) -> dict[str, Any]:
     """`openapi_extra` for an endpoint behind a key that reads `model` as JSON, or one of the other media types."""
-    content = {"application/json": {"schema": {"$ref": _TEMPLATE.format(model=model.__name__)}}, **other}
+    json_body: dict[str, Any] = {"schema": {"$ref": _TEMPLATE.format(model=model.__name__)}}
+    content = {"application/json": json_body | named_examples(examples or {}), **other}
     return {"requestBody": {"required": required, "content": content}, "security": SECURED}
+
+
+def named_examples(examples: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a media type that shows examples, by their names as summaries."""
+    return {"examples": {name: {"summary": name, "value": value} for name, value in examples.items()}} if examples else {}
+
+
+def json_answer(model: type[BaseModel], description: str, examples: Mapping[str, Any]) -> dict[str, Any]:
+    """A response of an endpoint, with examples."""
+    return {"model": model, "description": description, "content": {"application/json": named_examples(examples)}}
 
 
 def multipart_form(required: list[str], **fields: dict[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from app.api import examples
 from app.api.arrivals import NPY, read_queries
 from app.api.deps import After, DoorDep, Limit, TaskId, UserDep
-from app.api.openapi import SECURED, files, multipart_form, request_body
+from app.api.openapi import SECURED, files, json_answer, multipart_form, request_body
 from app.api.problems import COMMON, problems
 from app.api.request_schemas import PredictionsRequest
 from app.api.responses import json_response, page_response, prediction_set_json
@@ -25,7 +26,10 @@ _OTHER_MEDIA = {
 @router.post(
     "",
     summary="Predict new queries",
-    responses={200: {"model": PredictionSetJson}, **problems(404, 409, 413, 415, 422, *COMMON)},
+    responses={
+        200: json_answer(PredictionSetJson, "The answers, in the order of the inputs.", examples.ANSWERS),
+        **problems(404, 409, 413, 415, 422, *COMMON),
+    },
     openapi_extra=request_body(PredictionsRequest, **_OTHER_MEDIA),
 )
 async def predict(

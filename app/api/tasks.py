@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from app.api import examples
 from app.api.arrivals import read_new_task
 from app.api.deps import After, Door, DoorDep, Limit, TaskId, UserDep
-from app.api.openapi import SECURED, files, multipart_form, request_body
+from app.api.openapi import SECURED, files, json_answer, multipart_form, request_body
 from app.api.prefer import FINISHED, parse_prefer, wait_for_task
 from app.api.problems import COMMON, problems
 from app.api.request_schemas import TaskRequest
@@ -45,11 +46,11 @@ _UPLOAD = multipart_form(
     summary="Adapt an initializer to a support set",
     responses={
         202: {"model": TaskJson, "description": "Accepted: look at Location after Retry-After."},
-        201: {"model": TaskJson, "description": "Made, and finished within the wait that was asked for."},
+        201: json_answer(TaskJson, "Made, and finished within the wait that was asked for.", examples.TASKS),
         200: {"model": TaskJson, "description": "An equal task exists: this is it, and nothing was adapted."},
         **problems(404, 413, 415, 422, *COMMON),
     },
-    openapi_extra={**request_body(TaskRequest, **_UPLOAD), "parameters": [PREFER_PARAMETER]},
+    openapi_extra={**request_body(TaskRequest, examples=examples.TASK_REQUESTS, **_UPLOAD), "parameters": [PREFER_PARAMETER]},
 )
 async def create_task(request: Request, door: DoorDep, caller: UserDep) -> Response:
     """Stores the support set, queues its adaptation, and answers at once, or after the wait asked for with `Prefer: wait=N`."""
@@ -81,7 +82,11 @@ async def list_tasks(
 @router.get(
     "/{task_id}",
     summary="Look at a task",
-    responses={200: {"model": TaskJson}, 304: {"description": "Not changed since the ETag in If-None-Match."}, **problems(404, *COMMON)},
+    responses={
+        200: json_answer(TaskJson, "The task as it stands.", examples.TASKS),
+        304: {"description": "Not changed since the ETag in If-None-Match."},
+        **problems(404, *COMMON),
+    },
     openapi_extra={"security": SECURED},
 )
 async def get_task(request: Request, door: DoorDep, caller: UserDep, task_id: TaskId) -> Response:

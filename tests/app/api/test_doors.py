@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from app.api import examples
+from app.api.schemas import PredictionSetJson, TaskJson
 from app.errors import Unavailable
 from app.settings import Settings
 from models.card import Limits
@@ -176,6 +179,32 @@ async def test_the_documented_example_answers_have_the_keys_of_real_ones(service
     for name, real in (("TaskJson", task), ("PredictionSetJson", answer), ("Problem", refusal)):
         example = schemas[name]["example"]
         assert {key for key, value in real.items() if value is not None} <= example.keys() <= real.keys(), name
+
+
+async def test_the_named_examples_work_and_their_answers_have_the_shape_of_real_ones(service: Service) -> None:
+    paths = (await service.nobody.get("/openapi.json")).json()["paths"]
+    create, predict = paths["/v1/tasks"]["post"], paths["/v1/tasks/{task_id}/predictions"]["post"]
+    requests = create["requestBody"]["content"]["application/json"]["examples"]
+    answers = create["responses"]["201"]["content"]["application/json"]["examples"]
+    assert requests.keys() == answers.keys() == {"An initializer by name", "auto", "A warm start"}
+    here = {"omniglot-protonet": "tiny-ink", "sinusoid-maml": "tiny-curve", "auto": "auto"}
+    for name, example in requests.items():
+        body = {**example["value"], "initializer": here[example["value"]["initializer"]]}
+        made = await service.user.post("/v1/tasks", json=body, headers={"Prefer": "wait=20"})
+        assert made.status_code == 201, made.text
+        shown, real = answers[name]["value"], made.json()
+        assert _told(real) <= shown.keys() <= real.keys(), "FastAPI leaves nulls out of a document"
+        assert (shown["support"], shown["timings_ms"].keys()) == (real["support"], real["timings_ms"].keys())
+        for part in ("selection", "warm_start"):
+            assert _told(real[part] or {}) <= shown.get(part, {}).keys(), name
+        TaskJson.model_validate(examples.TASKS[name])
+    assert predict["responses"]["200"]["content"]["application/json"]["examples"].keys() == examples.ANSWERS.keys()
+    for answer in examples.ANSWERS.values():
+        PredictionSetJson.model_validate(answer)
+
+
+def _told(document: dict[str, Any]) -> set[str]:
+    return {key for key, value in document.items() if value is not None}
 
 
 def _references(document: object) -> list[str]:
