@@ -141,7 +141,7 @@ class GradientLearner:
         losses, accuracies = zip(*curve, strict=True)
         state = self.to_state(params, weights, support.lanes)
         if not differentiable:
-            state = {name: tensor.contiguous() for name, tensor in state.items()}
+            state = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}  # law 4
         return Adaptation(state, torch.stack(losses, 1), torch.stack(accuracies, 1))
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
