@@ -70,7 +70,8 @@ def _means(support: Tensor, targets: Tensor, ways: int) -> Tensor:
 
 def _solve(kernel: Tensor, targets: Tensor, ways: int, penalty: float) -> Tensor:
     wanted = F.one_hot(targets, ways).to(kernel.dtype) - 1 / ways
-    return torch.linalg.solve(kernel + penalty * torch.eye(len(kernel), dtype=kernel.dtype), wanted)
+    solved: Tensor = torch.linalg.solve(kernel + penalty * torch.eye(len(kernel), dtype=kernel.dtype), wanted)
+    return solved
 
 
 def measure(n_way: int, k_shot: int, episodes: int) -> list[dict[str, Any]]:
