@@ -79,14 +79,11 @@ def pull_back(traces: Sequence[BlockTrace], upstream: Tensor) -> Params:
     """The gradient in each parameter, with a lane axis, from that in what leaves the last block (lanes, n, c, h, w)."""
     gradients: Params = {}
     lanes, maps = upstream.shape[0], upstream.flatten(0, 1).permute(0, 2, 3, 1)
-    for trace in reversed(traces):
-        plan = trace.plan
-        positions, affine = _pull_normalised(trace, maps, lanes)
-        kernel = rows.from_rows(torch.bmm(trace.windows.mT, positions))
-        gradients |= {f"conv{plan.block}.weight": kernel, f"norm{plan.block}.scale": affine[0], f"norm{plan.block}.shift": affine[1]}
-        if trace is not traces[0]:
-            maps = _pull_convolution(positions, trace)
-    return gradients
+    for trace in reversed(traces[1:]):
+        positions, scale, shift = _pull_normalised(trace, _pull_activation(trace, maps), lanes)
+        gradients |= _name(trace.plan, torch.bmm(trace.windows.mT, positions), scale, shift)
+        maps = _pull_convolution(positions, trace)
+    return gradients | _name(traces[0].plan, *_pull_first(traces[0], _pull_activation(traces[0], maps), lanes))
 
 
 def _pull_convolution(positions: Tensor, trace: BlockTrace) -> Tensor:
@@ -116,20 +113,57 @@ def _run_block(plan: BlockPlan, after: BlockPlan | None, params: Params, windows
     return BlockTrace(plan, windows, kernel, scale, maps, normal, mean, rstd, out, chosen), padded
 
 
-def _pull_normalised(trace: BlockTrace, upstream: Tensor, lanes: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The gradient in the convolution's result, as rows, and those in scale and shift, from that in what left the block."""
-    maps = aten.threshold_backward(upstream, trace.out, 0)
+def _name(plan: BlockPlan, kernel: Tensor, scale: Tensor, shift: Tensor) -> Params:
+    return {f"conv{plan.block}.weight": rows.from_rows(kernel), f"norm{plan.block}.scale": scale, f"norm{plan.block}.shift": shift}
+
+
+def _pull_activation(trace: BlockTrace, upstream: Tensor) -> Tensor:
+    """Back through ReLU and pooling: (lanes * n, h, w, c)."""
+    maps: Tensor = aten.threshold_backward(upstream, trace.out, 0)
     if trace.chosen is not None:
-        pooled = maps.permute(0, 3, 1, 2)
-        maps = aten.max_pool2d_with_indices_backward(pooled, trace.maps, [2, 2], [2, 2], [0, 0], [1, 1], False, trace.chosen).permute(
-            0, 2, 3, 1
-        )
-    positions = maps.reshape(lanes, -1, maps.shape[3])
-    affine = (positions * _to_positions(trace.normal, lanes)).sum(1), positions.sum(1)
+        pooled, two = maps.permute(0, 3, 1, 2), [2, 2]
+        maps = aten.max_pool2d_with_indices_backward(pooled, trace.maps, two, two, [0, 0], [1, 1], False, trace.chosen).permute(0, 2, 3, 1)
+    return maps
+
+
+def _pull_normalised(trace: BlockTrace, upstream: Tensor, lanes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient in the convolution's result, as rows, and those in scale and shift."""
+    positions = upstream.reshape(lanes, -1, upstream.shape[3])
+    scale, shift = (positions * _to_positions(trace.normal, lanes)).sum(1), positions.sum(1)
     scaled = positions * trace.scale
     if trace.plan.groups:
         scaled = _to_positions(_pull_statistics(_to_maps(scaled, trace.plan), trace), lanes)
-    return scaled, affine
+    return scaled, scale, shift
+
+
+def _pull_first(trace: BlockTrace, upstream: Tensor, lanes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients in kernel, scale and shift of a block whose input nobody asks about.
+
+    Normalisation is affine in what it normalises once its statistics are known, so the kernel's gradient is a sum of products of the
+    windows with `upstream` and with the normalised maps, weighed for each example; the maps' own gradient, the largest of all
+    tensors, is never made. Writes to `upstream`.
+    """
+    n, c = upstream.shape[0], upstream.shape[3]
+    windows, upstream, normal = (
+        each.reshape(n, -1, each.shape[-1]) for each in (trace.windows, upstream, trace.normal.permute(0, 2, 3, 1))
+    )
+    scale = trace.scale.expand(lanes, 1, c).repeat_interleave(n // lanes, 0)  # of each example, (n, 1, c)
+    kernel, shift = (windows.mT @ upstream) * scale, upstream.sum(1)
+    slope = upstream.mul_(normal).sum(1)
+    if trace.rstd is not None:
+        flat, tilt = (_share_in_group(scale[:, 0] * each, trace.plan) for each in (shift, slope))
+        kernel = kernel - windows.sum(1).unsqueeze(2) * flat - (windows.mT @ normal) * tilt
+        kernel *= trace.rstd.repeat_interleave(c // trace.plan.groups, 1).unsqueeze(1)
+    lane_sums = (each.view(lanes, n // lanes, *each.shape[1:]).sum(1) for each in (kernel, slope, shift))
+    kernel, slope, shift = lane_sums
+    return kernel, slope, shift
+
+
+def _share_in_group(sums: Tensor, plan: BlockPlan) -> Tensor:
+    """Sums over the positions of each channel (n, c) as the mean over their group, (n, 1, c)."""
+    n, c = sums.shape
+    means = sums.view(n, plan.groups, -1).sum(2) / (c // plan.groups * plan.size[0] * plan.size[1])
+    return means.repeat_interleave(c // plan.groups, 1).unsqueeze(1)
 
 
 def _normalise(maps: Tensor, plan: BlockPlan) -> tuple[Tensor, Tensor | None, Tensor | None]:
