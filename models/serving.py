@@ -18,13 +18,13 @@ from models.confidence import Confidence, calibrate
 from models.errors import IncompatibleState, InvalidOptions, OutOfMemory
 from models.learner import Explains, Learner
 from models.support import (
-    PADDED_PREFIXES,
+    MASKS,
     Params,
     State,
     Support,
     make_support,
     pad_axis,
-    padded_prefix,
+    padded_axes,
     split_state,
     stack_states,
     stack_supports,
@@ -158,17 +158,16 @@ def decode_state(encoded: bytes, template: State) -> State:
         raise IncompatibleState(f"the bytes are not safetensors: {fault}") from fault
     if state.keys() != template.keys():
         raise IncompatibleState(f"the tensors are {sorted(state)}, expected {sorted(template)}")
-    masks = {prefix: state[f"{prefix}mask"] for prefix in PADDED_PREFIXES if f"{prefix}mask" in state}
-    counts = {prefix: mask.shape[1] for prefix, mask in masks.items() if mask.dim() == 2}
+    counts = {mask: state[mask].shape[1] for mask in MASKS if mask in state and state[mask].dim() == 2}
     for name, tensor in state.items():
         _check_tensor(name, tensor, template[name], counts)
     return state
 
 
 def _check_tensor(name: str, tensor: Tensor, model: Tensor, counts: dict[str, int]) -> None:
-    """`counts` has how many classes and examples the state has by its masks: every padded tensor must have as many."""
-    prefix = padded_prefix(name)
-    shape = (1, counts.get(prefix, 1), *model.shape[2:]) if prefix else (1, *model.shape[1:])
+    """`counts` has how many classes and examples the state has by its masks: every padded axis must have as many."""
+    padded = [counts.get(mask, 1) for mask in padded_axes(name)]
+    shape = (1, *padded, *model.shape[1 + len(padded) :])
     if tensor.dtype != model.dtype or tensor.shape != shape:
         found, expected = f"{tensor.dtype} {tuple(tensor.shape)}", f"{model.dtype} {shape}"
         raise IncompatibleState(f"{name} is {found}, expected {expected}")

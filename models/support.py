@@ -20,10 +20,12 @@ State = dict[str, Tensor]
 """Named tensors with a leading lane axis: adapted states. A name that starts with `class.` has its class axis
 second, (lanes, max_way, ...); that axis is padded with zeros, and `class.mask` (lanes, max_way) bool says what is real.
 Likewise a name that starts with `example.` has a row for each support example, (lanes, n_support, ...), beside
-`example.mask` (lanes, n_support)."""
+`example.mask` (lanes, n_support). One that starts with `pair.` has a number for each example and class,
+(lanes, n_support, max_way, ...), beside both masks."""
 
-CLASS_PREFIX, EXAMPLE_PREFIX = "class.", "example."
-PADDED_PREFIXES = (CLASS_PREFIX, EXAMPLE_PREFIX)
+MASKS = ("class.mask", "example.mask")
+PADDED_AXES = {"class.": ("class.mask",), "example.": ("example.mask",), "pair.": ("example.mask", "class.mask")}
+"""Prefix of a state tensor's name to the masks that say what of its axes after the lane axis is real."""
 
 
 @dataclass(frozen=True)
@@ -99,36 +101,36 @@ def stack_supports(supports: Sequence[Support]) -> Support:
 
 
 def stack_states(states: Sequence[State]) -> State:
-    """Joins adapted states into one batch of lanes, padding the class axis and the example axis to the longest."""
+    """Joins adapted states into one batch of lanes, padding the axes of classes and of examples to the longest."""
 
     def join(name: str) -> Tensor:
         parts = [s[name] for s in states]
-        if padded_prefix(name):
-            longest = max(part.shape[1] for part in parts)
-            parts = [pad_axis(part, 1, longest) for part in parts]
+        for axis, _ in enumerate(padded_axes(name), start=1):
+            longest = max(part.shape[axis] for part in parts)
+            parts = [pad_axis(part, axis, longest) for part in parts]
         return torch.cat(parts)
 
     return {name: join(name) for name in states[0]}
 
 
 def split_state(state: State) -> list[State]:
-    """One state per lane, each with a lane axis of one, its class and example axes cut to its own number of ways and examples."""
-    counts = {prefix: state[f"{prefix}mask"].sum(1).tolist() for prefix in PADDED_PREFIXES if f"{prefix}mask" in state}
+    """One state per lane, each with a lane axis of one, its padded axes cut to its own number of ways and examples."""
+    counts = {mask: state[mask].sum(1).tolist() for mask in MASKS if mask in state}
     lanes = next(iter(state.values())).shape[0]
-    return [_take_lane(state, lane, {prefix: count[lane] for prefix, count in counts.items()}) for lane in range(lanes)]
+    return [_take_lane(state, lane, {mask: count[lane] for mask, count in counts.items()}) for lane in range(lanes)]
 
 
 def _take_lane(state: State, lane: int, counts: dict[str, int]) -> State:
     def take(name: str, tensor: Tensor) -> Tensor:
-        piece, prefix = tensor[lane : lane + 1], padded_prefix(name)
-        return (piece[:, : counts[prefix]] if prefix else piece).clone()
+        real = (slice(counts[mask]) for mask in padded_axes(name))
+        return tensor[(slice(lane, lane + 1), *real)].clone()
 
     return {name: take(name, tensor) for name, tensor in state.items()}
 
 
-def padded_prefix(name: str) -> str:
-    """`class.` or `example.` for a state tensor whose second axis is padded, else nothing."""
-    return next((prefix for prefix in PADDED_PREFIXES if name.startswith(prefix)), "")
+def padded_axes(name: str) -> tuple[str, ...]:
+    """The masks of a state tensor's padded axes, from the second axis on; none, if it has no such axis."""
+    return next((masks for prefix, masks in PADDED_AXES.items() if name.startswith(prefix)), ())
 
 
 def pad_axis(tensor: Tensor, axis: int, size: int) -> Tensor:

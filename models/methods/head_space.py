@@ -3,12 +3,15 @@
 *Classes* are told apart on the unit sphere around the task's own centre. ReLU features share a large mean, which says nothing
 about the class: on the bundled prototypes' features it is 96 % of a feature's length. Taken off, and every point at length one,
 a penalty means the same in every task and with every backbone. The papers of `ridge`, `logistic` and `svm` solve on plain features.
+With a *Gaussian kernel* classes are told apart by how near a query is to each example, in units of the task's own spread: no
+hyperplane has to part them, and a state keeps its examples.
 *Values* are an affine function of the features that starts at a meta-learned one (Harrison et al. 2018, arXiv:1807.08912).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,9 +23,30 @@ from models.methods.objectives import class_balanced_weights, mask_absent_classe
 from models.support import Params, State, Support
 
 CENTRE, LOG_CENTRE_WEIGHT, LOG_SHARPNESS = "head.centre", "head.log_centre_weight", "head.log_sharpness"
+LOG_WIDTH = "head.log_width"
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
 CLASS_WEIGHT, CLASS_MASK = "class.weight", "class.mask"
-TASK_CENTRE = "centre"
+TASK_CENTRE, SCALE = "centre", "scale"
+POINT, EXAMPLE_MASK, DUAL = "example.point", "example.mask", "pair.dual"
+
+# Chosen on validation classes with the bundled prototypes' embedding: see benchmarks/closed_form_heads.py.
+INITIAL_WIDTH = 0.3
+
+SMALLEST_SPREAD = 1e-4
+"""Mean squared distance of examples, in mean squared lengths, below which they count as equal: float32 cannot tell them apart well."""
+
+Kernel = Callable[[Tensor, Tensor], Tensor]
+"""Points (lanes, n, d) and (lanes, m, d) to what each pair of them has in common, (lanes, n, m)."""
+
+
+def linear_kernel(points: Tensor, others: Tensor) -> Tensor:
+    """Inner products."""
+    return points @ others.mT
+
+
+def gaussian_kernel(points: Tensor, others: Tensor) -> Tensor:
+    """exp(-|x - y|^2)"""
+    return (-_squared_distances(points, others)).exp()
 
 
 @dataclass(frozen=True)
@@ -31,28 +55,29 @@ class Problem:
 
     points (lanes, n_support, d) and targets (lanes, n_support, m): class membership, or what the prior leaves of a value
     weights (lanes, n_support): an example of weight two counts as two examples. Padding has zeros in all three.
-    class_mask (lanes, max_way), and centre (lanes, d) of the task's features, for classes.
+    class_mask (lanes, max_way); frame: what of the task its points were made with, in the features' own type (see each space).
     """
 
     points: Tensor
     targets: Tensor
     weights: Tensor
     class_mask: Tensor
-    centre: Tensor
+    frame: Tensor
+    compare: Kernel = linear_kernel
 
     def kernel(self) -> Tensor:
-        """Inner products of all pairs of points, (lanes, n_support, n_support)."""
-        return self.points @ self.points.mT
+        """Of all pairs of points, (lanes, n_support, n_support)."""
+        return self.compare(self.points, self.points)
 
 
 class HeadSpace(Protocol):
-    """How features become points, and a head of solved weights (lanes, m, d) an adapted state and an answer."""
+    """How features become points, and dual coefficients (lanes, n_support, m) an adapted state and an answer."""
 
     def init(self) -> Params: ...
 
     def pose(self, params: Params, features: Tensor, support: Support) -> Problem: ...
 
-    def make_state(self, params: Params, problem: Problem, head: Tensor) -> State: ...
+    def make_state(self, params: Params, problem: Problem, dual: Tensor) -> State: ...
 
     def place(self, state: State, features: Tensor) -> Tensor: ...
 
@@ -63,7 +88,7 @@ class HeadSpace(Protocol):
 
 @dataclass(frozen=True)
 class Sphere:
-    """Points of unit length around a centre: the mean of the class means, drawn towards a meta-learned one.
+    """Points of unit length around a centre, the frame: the mean of the class means, drawn towards a meta-learned one.
 
     `width`: of a feature; `sharpness`: what scores are multiplied with to be logits, before it is meta-learned.
     """
@@ -81,15 +106,12 @@ class Sphere:
         ways = support.class_mask.sum(1, keepdim=True)
         prior = params[LOG_CENTRE_WEIGHT].exp()
         centre = ((shares.unsqueeze(2) * features).sum(1) + prior * params[CENTRE]) / (ways + prior)
-        # Classes weigh alike, and all examples together as many as there are, as in scikit-learn's class_weight="balanced":
-        # with equal shots these are the published heads, and with ragged ones no class outweighs another.
-        weights = shares * support.mask.sum(1, keepdim=True) / ways
-        members = F.one_hot(support.targets, support.max_way) * support.mask.unsqueeze(2)
         points = _on_sphere(features, centre) * support.mask.unsqueeze(2)
-        return Problem(points.double(), members.double(), weights.double(), support.class_mask, centre)
+        return Problem(points.double(), _members(support), _balance(shares, support), support.class_mask, centre)
 
-    def make_state(self, params: Params, problem: Problem, head: Tensor) -> State:
-        return {CLASS_WEIGHT: head.to(problem.centre.dtype), CLASS_MASK: problem.class_mask.clone(), TASK_CENTRE: problem.centre}
+    def make_state(self, params: Params, problem: Problem, dual: Tensor) -> State:
+        head = dual.mT @ problem.points  # (lanes, max_way, d)
+        return {CLASS_WEIGHT: head.to(problem.frame.dtype), CLASS_MASK: problem.class_mask.clone(), TASK_CENTRE: problem.frame}
 
     def place(self, state: State, features: Tensor) -> Tensor:
         return _on_sphere(features, state[TASK_CENTRE])
@@ -97,6 +119,41 @@ class Sphere:
     def score(self, state: State, features: Tensor) -> Tensor:
         """Logits of unit sharpness: what the convex problem is about."""
         return mask_absent_classes(self.place(state, features) @ state[CLASS_WEIGHT].mT, state[CLASS_MASK])
+
+    def answer(self, params: Params, state: State, features: Tensor) -> Tensor:
+        return self.score(state, features) * params[LOG_SHARPNESS].exp()
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Features in units of the task's spread, compared by a Gaussian kernel; the frame is that unit, (lanes, 1).
+
+    Its square is a meta-learned share of the mean squared distance of the examples, in which classes weigh alike.
+    """
+
+    sharpness: float
+
+    def init(self) -> Params:
+        return {LOG_WIDTH: torch.tensor(math.log(INITIAL_WIDTH)), LOG_SHARPNESS: torch.tensor(math.log(self.sharpness))}
+
+    def pose(self, params: Params, features: Tensor, support: Support) -> Problem:
+        shares = class_balanced_weights(support, features.dtype).double()
+        points = features.double() * support.mask.unsqueeze(2)
+        squared = params[LOG_WIDTH].double().exp() * _spread(points, shares)  # (lanes, 1)
+        points, scale = points / squared.sqrt().unsqueeze(2), squared.sqrt().to(features.dtype)
+        return Problem(points, _members(support), _balance(shares, support), support.class_mask, scale, gaussian_kernel)
+
+    def make_state(self, params: Params, problem: Problem, dual: Tensor) -> State:
+        kind = problem.frame.dtype
+        examples = {POINT: problem.points.to(kind), EXAMPLE_MASK: problem.weights > 0, DUAL: dual.to(kind).contiguous()}
+        return {**examples, CLASS_MASK: problem.class_mask.clone(), SCALE: problem.frame}
+
+    def place(self, state: State, features: Tensor) -> Tensor:
+        return features / state[SCALE].unsqueeze(2)
+
+    def score(self, state: State, features: Tensor) -> Tensor:
+        kernel = gaussian_kernel(self.place(state, features), state[POINT])  # (lanes, n_query, n_support)
+        return mask_absent_classes(kernel @ state[DUAL], state[CLASS_MASK])
 
     def answer(self, params: Params, state: State, features: Tensor) -> Tensor:
         return self.score(state, features) * params[LOG_SHARPNESS].exp()
@@ -119,9 +176,9 @@ class Affine:
         mask = weights.unsqueeze(2)
         return Problem(points * mask, residuals * mask, weights, support.class_mask, features.new_zeros(support.lanes, 0))
 
-    def make_state(self, params: Params, problem: Problem, head: Tensor) -> State:
+    def make_state(self, params: Params, problem: Problem, dual: Tensor) -> State:
         prior = _prior(params)
-        return {HEAD_WEIGHT: prior + head.to(prior.dtype)}
+        return {HEAD_WEIGHT: prior + (dual.mT @ problem.points).to(prior.dtype)}
 
     def place(self, state: State, features: Tensor) -> Tensor:
         return _with_one(features)
@@ -131,6 +188,37 @@ class Affine:
 
     def answer(self, params: Params, state: State, features: Tensor) -> Tensor:
         return self.score(state, features)
+
+
+def _members(support: Support) -> Tensor:
+    """Class membership (lanes, n_support, max_way), zero for padding."""
+    return (F.one_hot(support.targets, support.max_way) * support.mask.unsqueeze(2)).double()
+
+
+def _balance(shares: Tensor, support: Support) -> Tensor:
+    """Weights (lanes, n_support) from the share that each example has of its class.
+
+    Classes weigh alike, and all examples together as many as there are, as in scikit-learn's class_weight="balanced": with equal
+    shots these are the published heads, and with ragged ones no class outweighs another.
+    """
+    return (shares * support.mask.sum(1, keepdim=True) / support.class_mask.sum(1, keepdim=True)).double()
+
+
+def _spread(points: Tensor, shares: Tensor) -> Tensor:
+    """Mean squared distance (lanes, 1) of two different examples that are drawn by their shares; positive also where all are equal."""
+    share = (shares / shares.sum(1, keepdim=True)).unsqueeze(2)  # (lanes, n, 1)
+    pairs = share @ share.mT
+    different = 1 - share.square().sum((1, 2))
+    spread = (pairs * _squared_distances(points, points)).sum((1, 2)) / different
+    length = (share * points.square()).sum((1, 2))
+    spread = spread.maximum(SMALLEST_SPREAD * length)
+    return spread.where(spread > 0, 1).unsqueeze(1)
+
+
+def _squared_distances(points: Tensor, others: Tensor) -> Tensor:
+    """(lanes, n, m), by one matrix product."""
+    lengths, others_lengths = points.square().sum(2, keepdim=True), others.square().sum(2, keepdim=True)
+    return (lengths + others_lengths.mT - 2 * points @ others.mT).clamp(min=0)
 
 
 def _on_sphere(features: Tensor, centre: Tensor) -> Tensor:

@@ -16,16 +16,15 @@ from torch import Tensor
 
 from models.errors import InvalidOptions
 from models.learner import Kind
-from models.methods.head_space import HeadSpace, Problem, Sphere
+from models.methods.head_space import Problem
 from models.methods.objectives import mask_absent_classes
-from models.methods.solved_head import SolvedHead
+from models.methods.solved_head import KernelName, SolvedHead
 from models.support import Params
 
 LOG_PENALTY = "head.log_penalty"
 
 # Chosen as for ridge: 20-way 1-shot is 94.8, 94.8 and 94.8 % with 0.3, 0.5 and 1, 20-way 5-shot 98.6, 98.7 and 98.5 %.
-INITIAL_PENALTY = 0.5
-INITIAL_SHARPNESS = 10.0
+INITIAL_PENALTY: dict[KernelName, float] = {"linear": 0.5, "gaussian": 0.3}
 
 STEP_LENGTHS = (1.0, 0.5, 0.25, 0.125, 0.0625)
 """Tried in this order. The full step diverges where there are many classes and little penalty: 20-way, 0.1 is enough."""
@@ -39,6 +38,7 @@ class Logistic(SolvedHead):
     """Multinomial logistic regression with a penalty on the weights, from weights of zero."""
 
     KINDS: ClassVar[tuple[Kind, ...]] = ("classification",)
+    INITIAL_SHARPNESS: ClassVar[dict[KernelName, float]] = {"linear": 10.0, "gaussian": 20.0}
 
     newton_steps: int = 3
 
@@ -50,12 +50,8 @@ class Logistic(SolvedHead):
     def default_steps(self) -> int:
         return self.newton_steps
 
-    @property
-    def space(self) -> HeadSpace:
-        return Sphere(self.backbone.feature_dim, INITIAL_SHARPNESS)
-
     def init_penalties(self) -> Params:
-        return {LOG_PENALTY: torch.tensor(math.log(INITIAL_PENALTY))}
+        return {LOG_PENALTY: torch.tensor(math.log(INITIAL_PENALTY[self.kernel]))}
 
     def solve(self, params: Params, problem: Problem, steps: int) -> list[Tensor]:
         penalty = params[LOG_PENALTY].double().exp()

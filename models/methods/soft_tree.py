@@ -63,7 +63,7 @@ class SoftTrees:
         problem = self._space.pose(params, features, support)
         memberships = self._reach(params, problem.points.to(features.dtype))
         values = self._fit(params, memberships, problem, support)
-        return {CLASS_LEAF: values, CLASS_MASK: support.class_mask.clone(), TASK_CENTRE: problem.centre}
+        return {CLASS_LEAF: values, CLASS_MASK: support.class_mask.clone(), TASK_CENTRE: problem.frame}
 
     def answer(self, params: Params, state: State, features: Tensor) -> Tensor:
         """Logits (lanes, n, max_way) of features (lanes, n, width)."""

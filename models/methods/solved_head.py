@@ -1,13 +1,15 @@
 """What ridge regression, logistic regression and the SVM share: a shared embedding under a convex head that is solved anew for each task.
 
-By the representer theorem each of them is a matrix of dual coefficients, one per support example and class: the weights are
-`dual.T @ points`, so a prediction is one matrix product, and what an example says about a query is coefficient times kernel.
+By the representer theorem each of them is a matrix of dual coefficients, one per support example and class: what an example says
+about a query is coefficient times kernel. With a linear kernel the weights are `dual.T @ points`, so a prediction is one matrix
+product and a state as large as its classes; a Gaussian kernel bends the borders between the classes, and a state keeps the examples.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -15,22 +17,28 @@ from torch import Tensor
 from models.backbones import Backbone
 from models.errors import InvalidOptions
 from models.learner import Adaptation, Kind
-from models.methods.head_space import HeadSpace, Problem
+from models.methods.head_space import Gaussian, HeadSpace, Problem, Sphere
 from models.methods.objectives import measure_support
 from models.methods.shared_embedding import SharedEmbedding
 from models.support import Params, State, Support
 
+KernelName = Literal["linear", "gaussian"]
+
 
 @dataclass(frozen=True)
 class SolvedHead(SharedEmbedding, ABC):
-    """An embedding and a convex problem; a method says in which space it is posed and how it is solved."""
+    """An embedding and a convex problem; a method says how it is solved, and how sharp the answers are before training."""
+
+    INITIAL_SHARPNESS: ClassVar[dict[KernelName, float]]
 
     kind: Kind
     backbone: Backbone
+    kernel: KernelName = "linear"
 
     @property
-    @abstractmethod
-    def space(self) -> HeadSpace: ...
+    def space(self) -> HeadSpace:
+        sharpness = self.INITIAL_SHARPNESS[self.kernel]
+        return Gaussian(sharpness) if self.kernel == "gaussian" else Sphere(self.backbone.feature_dim, sharpness)
 
     @abstractmethod
     def init_penalties(self) -> Params:
@@ -51,7 +59,7 @@ class SolvedHead(SharedEmbedding, ABC):
             features = self.embed(params, support.inputs)
             problem = self.space.pose(params, features, support)
             duals = self.solve(params, problem, steps)
-            states = [self.space.make_state(params, problem, dual.mT @ problem.points) for dual in duals]
+            states = [self.space.make_state(params, problem, dual) for dual in duals]
         with torch.no_grad():
             losses, accuracies = zip(*(self._measure(params, state, features, support) for state in states), strict=True)
         return Adaptation(states[-1], torch.stack(losses, 1), torch.stack(accuracies, 1))
@@ -62,13 +70,14 @@ class SolvedHead(SharedEmbedding, ABC):
     def explain(self, params: Params, state: State, support: Support, queries: Tensor) -> Tensor:
         """Dual coefficient times kernel: these add up to the predicted class's score, or to what the task changed in the value.
 
-        The state keeps no coefficients, so the head is solved once more, with the default number of steps.
+        Not every state keeps its coefficients, so the head is solved once more, with the default number of steps.
         """
         with torch.no_grad():
             problem = self.space.pose(params, self.embed(params, support.inputs), support)
             dual = self.solve(params, problem, self.default_steps)[-1]
             features = self.embed(params, queries)
-            shares = (self.space.place(state, features).double() @ problem.points.mT) * self._chosen(state, dual, features)
+            spoken = problem.compare(self.space.place(state, features).double(), problem.points)  # (lanes, n_query, n_support)
+            shares = spoken * self._chosen(state, dual, features)
             total = shares.abs().sum(2, keepdim=True)
             return (shares / total.clamp(min=torch.finfo(total.dtype).tiny)).to(features.dtype)
 

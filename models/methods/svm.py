@@ -15,8 +15,8 @@ from torch import Tensor
 
 from models.learner import Kind
 from models.methods.crammer_singer import solve_crammer_singer
-from models.methods.head_space import HeadSpace, Problem, Sphere
-from models.methods.solved_head import SolvedHead
+from models.methods.head_space import Problem
+from models.methods.solved_head import KernelName, SolvedHead
 from models.support import Params
 
 LOG_C, LOG_SMOOTHING = "head.log_c", "head.log_smoothing"
@@ -25,8 +25,7 @@ LOG_C, LOG_SMOOTHING = "head.log_c", "head.log_smoothing"
 # 97.9 % with C = 0.2, where every example is at its bound, 94.5 and 98.7 % with 0.3, 94.6 and 98.7 % from 0.4 on, where hardly any is.
 # So C is a guard against outliers, not a tool. It has no gradient while no coefficient reaches it; with less smoothing they do.
 INITIAL_C = 0.5
-INITIAL_SMOOTHING = 2.0
-INITIAL_SHARPNESS = 40.0
+INITIAL_SMOOTHING: dict[KernelName, float] = {"linear": 2.0, "gaussian": 2.0}
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,10 @@ class Svm(SolvedHead):
     """The SVM of Crammer & Singer with a smoothed hinge, in the dual."""
 
     KINDS: ClassVar[tuple[Kind, ...]] = ("classification",)
-
-    @property
-    def space(self) -> HeadSpace:
-        return Sphere(self.backbone.feature_dim, INITIAL_SHARPNESS)
+    INITIAL_SHARPNESS: ClassVar[dict[KernelName, float]] = {"linear": 40.0, "gaussian": 40.0}
 
     def init_penalties(self) -> Params:
-        return {LOG_C: torch.tensor(math.log(INITIAL_C)), LOG_SMOOTHING: torch.tensor(math.log(INITIAL_SMOOTHING))}
+        return {LOG_C: torch.tensor(math.log(INITIAL_C)), LOG_SMOOTHING: torch.tensor(math.log(INITIAL_SMOOTHING[self.kernel]))}
 
     def solve(self, params: Params, problem: Problem, steps: int) -> list[Tensor]:
         real = problem.weights > 0
