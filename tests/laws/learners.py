@@ -11,6 +11,7 @@ IMAGE = [1, 16, 16]
 
 SPECS: dict[str, dict[str, Any]] = {
     "logistic": {"method": "logistic", "kind": "classification", "input_shape": IMAGE, "backbone": CONV4},
+    "logistic-gaussian": {"method": "logistic", "kind": "classification", "input_shape": IMAGE, "kernel": "gaussian", "backbone": CONV4},
     "logistic-mlp": {
         "method": "logistic",
         "kind": "classification",
@@ -129,9 +130,11 @@ SPECS: dict[str, dict[str, Any]] = {
         "backbone": {"kind": "mlp", "hidden": [16, 8]},
     },
     "ridge": {"method": "ridge", "kind": "classification", "input_shape": IMAGE, "backbone": CONV4},
+    "ridge-gaussian": {"method": "ridge", "kind": "classification", "input_shape": IMAGE, "kernel": "gaussian", "backbone": CONV4},
     "ridge-mlp": {"method": "ridge", "kind": "classification", "input_shape": [6], "backbone": {"kind": "mlp", "hidden": [16, 8]}},
     "ridge-regression": {"method": "ridge", "kind": "regression", "input_shape": [1], "backbone": {"kind": "mlp", "hidden": [16, 16]}},
     "svm": {"method": "svm", "kind": "classification", "input_shape": IMAGE, "backbone": CONV4},
+    "svm-gaussian": {"method": "svm", "kind": "classification", "input_shape": IMAGE, "kernel": "gaussian", "backbone": CONV4},
     "svm-mlp": {"method": "svm", "kind": "classification", "input_shape": [6], "backbone": {"kind": "mlp", "hidden": [16, 8]}},
     "tree": {"method": "tree", "kind": "classification", "input_shape": IMAGE, "n_trees": 5, "depth": 3, "backbone": CONV4},
     "tree-frequency": {
