@@ -24,6 +24,7 @@ from models.support import Params
 LOG_PENALTY = "head.log_penalty"
 
 # Chosen as for ridge: 20-way 1-shot is 94.8, 94.8 and 94.8 % with 0.3, 0.5 and 1, 20-way 5-shot 98.6, 98.7 and 98.5 %.
+# Gaussian, 5-way 1-shot with a width of 0.3: 99.2 % with 0.03 and 0.1, 99.1 % with 0.3 and 1, at a sharpness of 10, 14, 20 and 40.
 INITIAL_PENALTY: dict[KernelName, float] = {"linear": 0.5, "gaussian": 0.3}
 
 STEP_LENGTHS = (1.0, 0.5, 0.25, 0.125, 0.0625)
