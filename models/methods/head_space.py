@@ -32,7 +32,7 @@ POINT, EXAMPLE_MASK, DUAL = "example.point", "example.mask", "pair.dual"
 # Chosen on validation classes with the bundled prototypes' embedding: see benchmarks/closed_form_heads.py.
 INITIAL_WIDTH = 0.3
 
-SMALLEST_SPREAD = 1e-4
+SMALLEST_SPREAD = 1e-6
 """Mean squared distance of examples, in mean squared lengths, below which they count as equal: float32 cannot tell them apart well."""
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
@@ -216,9 +216,11 @@ def _spread(points: Tensor, shares: Tensor) -> Tensor:
 
 
 def _squared_distances(points: Tensor, others: Tensor) -> Tensor:
-    """(lanes, n, m), by one matrix product."""
-    lengths, others_lengths = points.square().sum(2, keepdim=True), others.square().sum(2, keepdim=True)
-    return (lengths + others_lengths.mT - 2 * points @ others.mT).clamp(min=0)
+    """(lanes, n, m), by one matrix product: seen from one of them, or a mean that all share would drown the distances."""
+    origin = others[:, :1].detach()
+    points, others = points - origin, others - origin
+    squares = points.square().sum(2, keepdim=True) + others.square().sum(2, keepdim=True).mT
+    return (squares - 2 * points @ others.mT).clamp(min=0)
 
 
 def _on_sphere(features: Tensor, centre: Tensor) -> Tensor:

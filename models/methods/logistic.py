@@ -44,6 +44,7 @@ class Logistic(SolvedHead):
     newton_steps: int = 3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.newton_steps < 1:
             raise InvalidOptions(f"logistic needs newton_steps >= 1, got {self.newton_steps}")
 

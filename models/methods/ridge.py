@@ -38,6 +38,7 @@ class Ridge(SolvedHead):
     n_out: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.n_out < 1:
             raise InvalidOptions(f"ridge needs n_out >= 1, got {self.n_out}")
         if self.kind == "regression" and self.kernel != "linear":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ class SolvedHead(SharedEmbedding, ABC):
     kind: Kind
     backbone: Backbone
     kernel: KernelName = "linear"
+
+    def __post_init__(self) -> None:
+        if self.kernel not in get_args(KernelName):
+            raise InvalidOptions(f"kernel must be one of {list(get_args(KernelName))}, got {self.kernel!r}")
 
     @property
     def space(self) -> HeadSpace:
