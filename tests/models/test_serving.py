@@ -100,6 +100,23 @@ def test_rows_of_examples_that_do_not_fit_are_refused(name: str, tensor: torch.T
         decode_state(encoded, template=make_example_state(2, 2))
 
 
+def make_pair_state(n_way: int, n_support: int) -> State:
+    return {**make_example_state(n_way, n_support), "pair.dual": torch.rand(1, n_support, n_way)}
+
+
+def test_a_state_with_numbers_of_examples_and_classes_may_have_any_number_of_both() -> None:
+    state = make_pair_state(3, 7)
+    decoded = decode_state(encode_state(state), template=make_pair_state(2, 2))
+    assert all(torch.equal(decoded[name], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 7), (1, 7, 4), (1, 6, 3), (1, 7), (1, 7, 3, 1), (2, 7, 3)])
+def test_numbers_of_other_examples_or_classes_are_refused(shape: tuple[int, ...]) -> None:
+    encoded = encode_state({**make_pair_state(3, 7), "pair.dual": torch.rand(shape)})
+    with pytest.raises(IncompatibleState, match=r"pair.dual is .*, expected .* \(1, 7, 3\)"):
+        decode_state(encoded, template=make_pair_state(2, 2))
+
+
 def test_a_device_without_room_says_so(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

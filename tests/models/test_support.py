@@ -42,6 +42,23 @@ def test_rows_of_examples_survive_stacking_and_splitting() -> None:
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_numbers_of_each_example_and_class_are_padded_and_cut_on_both_axes() -> None:
+    lanes = [make_pair_state(2, 5), make_pair_state(4, 3)]
+    both = stack_states(lanes)
+    assert both["pair.dual"].shape == (2, 5, 4)
+    assert both["pair.dual"][0, :, 2:].eq(0).all()
+    assert both["pair.dual"][1, 3:].eq(0).all()
+    assert both["pair.place"].shape == (2, 5, 4, 6)
+    for before, after in zip(lanes, split_state(both), strict=True):
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def make_pair_state(n_way: int, n_support: int) -> State:
+    """A state with numbers, and with rows, of each example and class."""
+    pairs = {"pair.dual": torch.rand(1, n_support, n_way), "pair.place": torch.rand(1, n_support, n_way, 6)}
+    return {**make_example_state(n_way, n_support), **pairs}
+
+
 def make_example_state(n_way: int, n_support: int) -> State:
     """A state with rows of classes and of examples, of different numbers."""
     return {

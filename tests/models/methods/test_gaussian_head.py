@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,8 @@ class Seen:
     @property
     def points(self) -> Array:
         """Points with these inner products."""
-        return np.linalg.cholesky(self.kernel)
+        factor: Array = np.linalg.cholesky(self.kernel)
+        return factor
 
 
 def see(learner: SolvedHead, params: Params, support: Support, queries: Tensor) -> Seen:
@@ -68,7 +70,7 @@ def answer(learner: SolvedHead, params: Params, support: Support, queries: Tenso
     return scores
 
 
-def build_gaussian(method: str, width: int = 5, **options: int) -> SolvedHead:
+def build_gaussian(method: str, width: int = 5, **options: Any) -> SolvedHead:
     return build(method, width, kernel="gaussian", **options)
 
 
