@@ -41,8 +41,7 @@ class Seen:
     @property
     def points(self) -> Array:
         """Points with these inner products."""
-        factor: Array = np.linalg.cholesky(self.kernel)
-        return factor
+        return np.asarray(np.linalg.cholesky(self.kernel), dtype=np.float64)
 
 
 def see(learner: SolvedHead, params: Params, support: Support, queries: Tensor) -> Seen:
