@@ -16,7 +16,8 @@ import torch
 from models.confidence import Confidence, parse_confidence
 from models.holdout import HeldOutScore, score_support_set
 from models.learner import Embeds, Explains, Learner, Restarts
-from models.serving import PLAIN, AdaptedLane, AnsweredLane, adapt_lanes, decode_state, guard_memory, make_template, predict_lanes
+from models.serving import PLAIN, AdaptedLane, AnsweredLane, adapt_lanes, guard_memory, make_template, predict_lanes
+from models.state_format import StateFormat, describe_states
 from models.support import Params, State, Support, make_support
 from models.warm_start import StartTrial, decode_params, try_start
 
@@ -53,11 +54,11 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class Installed:
-    """A learner and its meta-parameters on a device; `template` says what its adapted states look like."""
+    """A learner and its meta-parameters on a device; `format` says how its adapted states are written."""
 
     learner: Learner
     params: Params
-    template: State
+    format: StateFormat
     confidence: Confidence = PLAIN
 
     @property
@@ -106,15 +107,20 @@ class Installed:
             self.learner, self.params, states, lanes, max_samples, self.confidence, [to_support(task) for task in explained]
         )
 
+    def encode(self, state: State) -> bytes:
+        """An adapted lane's state as bytes, which `restore` makes the one to answer by: the numbers are rounded."""
+        return self.format.encode(state)
+
     def restore(self, encoded: bytes) -> State:
-        """A state on the device from its bytes. Raises IncompatibleState."""
-        return _to_device(decode_state(encoded, self.template), next(iter(self.params.values())).device)
+        """A state on the device from its bytes, always the same. Raises IncompatibleState."""
+        return _to_device(self.format.decode(encoded), next(iter(self.params.values())).device)
 
 
 def install(loaded: Loaded, device: torch.device, confidence: Mapping[str, Any] | None = None) -> Installed:
     """The initializer on `device`, warmed up by one small adaptation; confidence: the section of its card. Raises CheckpointCorrupt."""
     params = _to_device(loaded.params, device)
-    return Installed(loaded.learner, params, make_template(loaded.learner, params), parse_confidence(confidence or {}))
+    states = describe_states(make_template(loaded.learner, params), loaded.params)
+    return Installed(loaded.learner, params, states, parse_confidence(confidence or {}))
 
 
 def to_support(task: Examples) -> Support:

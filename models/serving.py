@@ -10,21 +10,18 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from models.confidence import Confidence, calibrate
-from models.errors import IncompatibleState, InvalidOptions, OutOfMemory
+from models.errors import InvalidOptions, OutOfMemory
 from models.learner import Explains, Learner
 from models.support import (
-    MASKS,
     Params,
     State,
     Support,
+    is_finite,
     make_support,
     pad_axis,
-    padded_axes,
     split_state,
     stack_states,
     stack_supports,
@@ -37,14 +34,13 @@ PLAIN = Confidence()
 
 @dataclass(frozen=True)
 class AdaptedLane:
-    """One task's outcome: its state (a lane axis of one) on the device and on the host, and its curve over the inner steps.
+    """One task's outcome: its state (a lane axis of one) on the host, and its curve over the inner steps.
 
     accuracy is empty for regression. is_finite is False when the inner loop diverged: the state is of no use then.
     embedding: the task as a vector on the host (see `models.task_embedding`); None when the learner has none, or it is not finite.
     """
 
     state: State
-    host_state: State
     loss: tuple[float, ...]
     accuracy: tuple[float, ...]
     is_finite: bool
@@ -84,9 +80,8 @@ def adapt_lanes(
             adaptation = learner.adapt(start or params, support, steps)
         embeddings = _take_embeddings(embed_tasks(learner, params, support), support.lanes)
         loss, accuracy = adaptation.loss.cpu(), adaptation.accuracy.cpu()
-        states = split_state(adaptation.state)
-        host_states = states if device.type == "cpu" else split_state({name: tensor.cpu() for name, tensor in adaptation.state.items()})
-        lanes = zip(states, host_states, loss, accuracy, embeddings, strict=True)
+        states = split_state({name: tensor.cpu() for name, tensor in adaptation.state.items()})
+        lanes = zip(states, loss, accuracy, embeddings, strict=True)
         return [_make_lane(*lane, learner.kind == "classification") for lane in lanes]
 
     return guard_memory(run, device, len(supports))
@@ -145,43 +140,10 @@ def make_template(learner: Learner, params: Params) -> State:
         return learner.adapt(params, support.to(device)).state
 
 
-def encode_state(state: State) -> bytes:
-    """One lane's state on the host as safetensors bytes; the same state gives the same bytes."""
-    return save({name: tensor.contiguous() for name, tensor in state.items()})
-
-
-def decode_state(encoded: bytes, template: State) -> State:
-    """One lane's state on the CPU from safetensors bytes. Raises IncompatibleState when it is not of the template's learner."""
-    try:
-        state = load(encoded)
-    except SafetensorError as fault:
-        raise IncompatibleState(f"the bytes are not safetensors: {fault}") from fault
-    if state.keys() != template.keys():
-        raise IncompatibleState(f"the tensors are {sorted(state)}, expected {sorted(template)}")
-    counts = {mask: state[mask].shape[1] for mask in MASKS if mask in state and state[mask].dim() == 2}
-    for name, tensor in state.items():
-        _check_tensor(name, tensor, template[name], counts)
-    return state
-
-
-def _check_tensor(name: str, tensor: Tensor, model: Tensor, counts: dict[str, int]) -> None:
-    """`counts` has how many classes and examples the state has by its masks: every padded axis must have as many."""
-    padded = [counts.get(mask, 1) for mask in padded_axes(name)]
-    shape = (1, *padded, *model.shape[1 + len(padded) :])
-    if tensor.dtype != model.dtype or tensor.shape != shape:
-        found, expected = f"{tensor.dtype} {tuple(tensor.shape)}", f"{model.dtype} {shape}"
-        raise IncompatibleState(f"{name} is {found}, expected {expected}")
-    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-        raise IncompatibleState(f"{name} holds numbers that are not finite")
-
-
-def _make_lane(
-    state: State, host_state: State, loss: Tensor, accuracy: Tensor, embedding: Tensor | None, is_classification: bool
-) -> AdaptedLane:
-    tensors = [loss, *(tensor for tensor in host_state.values() if tensor.is_floating_point())]
-    is_finite = all(bool(tensor.isfinite().all()) for tensor in tensors)
+def _make_lane(state: State, loss: Tensor, accuracy: Tensor, embedding: Tensor | None, is_classification: bool) -> AdaptedLane:
+    tensors = [loss, *(tensor for tensor in state.values() if tensor.is_floating_point())]
     curve = tuple(loss.tolist()), tuple(accuracy.tolist()) if is_classification else ()
-    return AdaptedLane(state, host_state, *curve, is_finite, embedding)
+    return AdaptedLane(state, *curve, all(is_finite(tensor) for tensor in tensors), embedding)
 
 
 def _take_embeddings(embeddings: Tensor | None, lanes: int) -> Sequence[Tensor | None]:

@@ -28,7 +28,7 @@ from models.artifact import load_initializer_bytes
 from models.devices import MAX_BATCH_SAMPLES, choose_device, count_torch_threads
 from models.installed import Installed, Loaded, count_bytes, install
 from models.learner import Learner
-from models.serving import AdaptedLane, AnsweredLane, encode_state
+from models.serving import AdaptedLane, AnsweredLane
 from models.support import State
 from models.warm_start import encode_params
 
@@ -126,9 +126,9 @@ class TorchEngine:
             _check_shape(job.inputs, version.learner, errors.InvalidSupport)
             outcome = await self._submit("adapt", job.key, AdaptLane(version, now(), job))
             lane, phases = cast(tuple[AdaptedLane, Phases], outcome)
-            self._resident.put(job.key, lane.state, count_bytes(lane.state))
             started = now()
-            encoded = await self._call_in(self._bytes_thread, lambda: encode_state(lane.host_state))
+            encoded, state = await self._call_in(self._bytes_thread, lambda: _round(version, lane.state))
+            self._resident.put(job.key, state, count_bytes(state))
         embedding = None if lane.embedding is None else lane.embedding.numpy()
         return Adapted(encoded, lane.loss, lane.accuracy, replace(phases, encode_ms=ms_since(started)), embedding)
 
@@ -212,6 +212,12 @@ def _in_service_words() -> Iterator[None]:
         yield
     except models.errors.ModelError as fault:
         raise translate(fault) from fault
+
+
+def _round(version: Installed, state: State) -> tuple[bytes, State]:
+    """A state as bytes, and what they say on the device. Bytes are rounded; so what answers first is what a cache will bring back."""
+    encoded = version.encode(state)
+    return encoded, version.restore(encoded)
 
 
 def _run_adaptations(lanes: Sequence[_Adapt]) -> list[_Outcome | Exception]:

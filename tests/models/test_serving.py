@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from models.errors import IncompatibleState, InvalidOptions, OutOfMemory
+from models.errors import InvalidOptions, OutOfMemory
 from models.methods import build_learner
-from models.serving import adapt_lanes, decode_state, encode_state, make_template, predict_lanes
+from models.serving import adapt_lanes, predict_lanes
 from models.support import Params, State, Support, make_support
 
 LEARNER = build_learner(
@@ -54,67 +54,6 @@ def test_a_lane_that_diverges_is_marked_and_the_others_are_not(params: Params) -
     wild = make_task(2, 1)
     wild.inputs.fill_(torch.inf)
     assert [lane.is_finite for lane in adapt_lanes(LEARNER, params, [make_task(2, 1), wild], 2)] == [True, False]
-
-
-def test_a_state_survives_its_bytes(params: Params, state: State) -> None:
-    decoded = decode_state(encode_state(state), make_template(LEARNER, params))
-    assert decoded.keys() == state.keys()
-    assert all(torch.equal(decoded[name], tensor) for name, tensor in state.items())
-
-
-def test_bytes_of_another_learner_say_what_was_expected(params: Params, state: State) -> None:
-    template = make_template(LEARNER, params)
-    with pytest.raises(IncompatibleState, match="expected"):
-        decode_state(encode_state({"class.prototypes": torch.zeros(1, 3, 4)}), template)
-    with pytest.raises(IncompatibleState, match=r"class.bias is .* \(1, 2\), expected .* \(1, 3\)"):
-        decode_state(encode_state({**state, "class.bias": state["class.bias"][:, :2]}), template)
-
-
-def make_example_state(n_way: int, n_support: int) -> State:
-    return {
-        "class.mask": torch.ones(1, n_way, dtype=torch.bool),
-        "example.mask": torch.ones(1, n_support, dtype=torch.bool),
-        "example.feature": torch.rand(1, n_support, 4),
-    }
-
-
-def test_a_state_with_rows_of_examples_may_have_any_number_of_them() -> None:
-    state = make_example_state(3, 7)
-    decoded = decode_state(encode_state(state), template=make_example_state(2, 2))
-    assert all(torch.equal(decoded[name], tensor) for name, tensor in state.items())
-
-
-@pytest.mark.parametrize(
-    ("name", "tensor", "words"),
-    [
-        ("example.feature", torch.rand(1, 6, 4), r"example.feature is .* \(1, 6, 4\), expected .* \(1, 7, 4\)"),
-        ("example.feature", torch.rand(1, 7, 5), r"example.feature is .* \(1, 7, 5\), expected .* \(1, 7, 4\)"),
-        ("example.mask", torch.ones(2, 7, dtype=torch.bool), r"example.mask is .* \(2, 7\), expected .* \(1, 7\)"),
-        ("example.mask", torch.ones(1, dtype=torch.bool), "expected"),
-        ("example.feature", torch.full((1, 7, 4), torch.nan), "not finite"),
-    ],
-)
-def test_rows_of_examples_that_do_not_fit_are_refused(name: str, tensor: torch.Tensor, words: str) -> None:
-    encoded = encode_state({**make_example_state(3, 7), name: tensor})
-    with pytest.raises(IncompatibleState, match=words):
-        decode_state(encoded, template=make_example_state(2, 2))
-
-
-def make_pair_state(n_way: int, n_support: int) -> State:
-    return {**make_example_state(n_way, n_support), "pair.dual": torch.rand(1, n_support, n_way)}
-
-
-def test_a_state_with_numbers_of_examples_and_classes_may_have_any_number_of_both() -> None:
-    state = make_pair_state(3, 7)
-    decoded = decode_state(encode_state(state), template=make_pair_state(2, 2))
-    assert all(torch.equal(decoded[name], tensor) for name, tensor in state.items())
-
-
-@pytest.mark.parametrize("shape", [(1, 3, 7), (1, 7, 4), (1, 6, 3), (1, 7), (1, 7, 3, 1), (2, 7, 3)])
-def test_numbers_of_other_examples_or_classes_are_refused(shape: tuple[int, ...]) -> None:
-    encoded = encode_state({**make_pair_state(3, 7), "pair.dual": torch.rand(shape)})
-    with pytest.raises(IncompatibleState, match=r"pair.dual is .*, expected .* \(1, 7, 3\)"):
-        decode_state(encoded, template=make_pair_state(2, 2))
 
 
 def test_a_device_without_room_says_so(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:

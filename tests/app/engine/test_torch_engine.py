@@ -135,7 +135,8 @@ async def test_a_job_adapted_alone_and_among_others_gives_the_same_state(engine:
     others = [make_job(name, seed, n_way=2 + seed % 4, shots=1 + seed % 3) for seed in range(2, 18)]
     together = (await asyncio.gather(engine.adapt(replace(job)), *(engine.adapt(other) for other in others)))[0]
     assert together.phases.lanes > 4
-    expected, found = load(alone.state), load(together.state)
+    with engine._versions.use(job.key.initializer) as version:
+        expected, found = version.restore(alone.state), version.restore(together.state)
     for tensor_name, tensor in expected.items():
         torch.testing.assert_close(found[tensor_name], tensor, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(together.loss, alone.loss, atol=1e-5)
@@ -241,23 +242,36 @@ async def test_a_state_that_left_the_device_is_restored_from_its_bytes(engine: T
     np.testing.assert_array_equal((await engine.predict(job.key, queries)).values, before.values)
 
 
-def _without_a_tensor(state: dict[str, torch.Tensor]) -> bytes:
-    return save({name: tensor for name, tensor in state.items() if name != "class.mask"})
+async def test_what_answers_first_is_bit_for_bit_what_the_bytes_bring_back(engine: TorchEngine, name: str) -> None:
+    """Law 5: the bytes are rounded, so the state that is resident after an adaptation must be so too."""
+    job = make_job(name, 1)
+    state = (await engine.adapt(job)).state
+    with engine._resident.pinned(job.key) as resident:
+        first = {tensor_name: tensor.clone() for tensor_name, tensor in resident.items()}
+    engine.forget("t1")
+    await engine.restore(job.key, state)
+    with engine._resident.pinned(job.key) as restored:
+        assert restored.keys() == first.keys()
+        assert all(torch.equal(restored[tensor_name], tensor) for tensor_name, tensor in first.items())
 
 
-def _of_another_width(state: dict[str, torch.Tensor]) -> bytes:
-    return save({**state, "class.weight": state["class.weight"][:, :, :-1].contiguous()})
+def _without_a_tensor(stored: dict[str, torch.Tensor]) -> bytes:
+    return save({name: tensor for name, tensor in stored.items() if name != "fine"})
 
 
-def _with_a_class_less(state: dict[str, torch.Tensor]) -> bytes:
-    return save({**state, "class.weight": state["class.weight"][:, :-1].contiguous()})
+def _cut(stored: dict[str, torch.Tensor]) -> bytes:
+    return save({**stored, "fine": stored["fine"][:-1].clone()})
 
 
-def _not_finite(state: dict[str, torch.Tensor]) -> bytes:
-    return save({**state, "class.weight": state["class.weight"] * torch.nan})
+def _of_the_first_format(stored: dict[str, torch.Tensor]) -> bytes:
+    return save({"class.weight": torch.zeros(1, 3, 8), "class.mask": torch.ones(1, 3, dtype=torch.bool)})
 
 
-@pytest.mark.parametrize("spoil", [lambda state: b"not safetensors", _without_a_tensor, _of_another_width, _with_a_class_less, _not_finite])
+def _not_finite(stored: dict[str, torch.Tensor]) -> bytes:
+    return save({**stored, "fine": torch.full_like(stored["fine"], 255)})
+
+
+@pytest.mark.parametrize("spoil", [lambda stored: b"not safetensors", _without_a_tensor, _cut, _of_the_first_format, _not_finite])
 async def test_bytes_that_do_not_fit_are_refused(engine: TorchEngine, spoil: Callable[[dict[str, torch.Tensor]], bytes]) -> None:
     job = make_job("maml", 1)
     spoilt = spoil(load((await engine.adapt(job)).state))

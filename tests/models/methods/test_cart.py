@@ -17,7 +17,8 @@ from models.methods.cart import Growth
 from models.methods.hard_tree import HardTree
 from models.methods.tree import Tree
 from models.methods.tree_growth import GrowthForecast
-from models.serving import decode_state, encode_state, make_template
+from models.serving import make_template
+from models.state_format import describe_states
 from models.support import Params, State, Support, make_support, split_state, stack_states, stack_supports
 from tests.models.methods.tiny_tasks import make_task
 
@@ -167,7 +168,8 @@ def test_trees_of_different_sizes_travel_as_tensors_and_answer_in_one_batch() ->
     states = split_state(learner.adapt(params, stack_supports(supports)).state)
     template = make_template(learner, {name: tensor.float() for name, tensor in params.items()})
     template = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in template.items()}
-    decoded = [decode_state(encode_state(state), template) for state in states]
+    form = describe_states(template, params)
+    decoded = [form.decode(form.encode(state)) for state in states]
     queries = torch.rand(3, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     together = learner.predict(params, stack_states(decoded), queries)
     for lane, (support, state) in enumerate(zip(supports, states, strict=True)):

@@ -1,0 +1,219 @@
+"""States as bytes: small, near to what they were made from, and refused when they are anything else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+
+from models import state_format
+from models.artifact import BUNDLED, Initializer, list_bundled, load_initializer
+from models.errors import IncompatibleState
+from models.methods import build_learner
+from models.serving import adapt_lanes, make_template
+from models.state_format import CHECK, HEAD, VERSION, StateFormat, describe_states
+from models.support import Params, State, Support, make_support
+from tests.models.test_initializers import draw
+
+LEARNER = build_learner(
+    {
+        "method": "maml",
+        "kind": "classification",
+        "input_shape": [1, 16, 16],
+        "inner_steps": 2,
+        "backbone": {"kind": "conv4", "filters": 16, "groups": 4},
+    }
+)
+PARAMS: Params = LEARNER.init(torch.Generator().manual_seed(0))
+FORMAT = describe_states(make_template(LEARNER, PARAMS), PARAMS)
+KERNEL = "body.conv2.weight"
+
+
+def make_state(n_way: int = 3, seed: int = 0, *, params: Params = PARAMS) -> State:
+    inputs = torch.rand(n_way, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
+    return adapt_lanes(LEARNER, params, [make_support(inputs, torch.arange(n_way), n_way)], 2)[0].state
+
+
+STATE = make_state()
+ENCODED = FORMAT.encode(STATE)
+
+
+def make_example_state(n_way: int, n_support: int) -> State:
+    return {
+        "class.mask": torch.ones(1, n_way, dtype=torch.bool),
+        "example.mask": torch.ones(1, n_support, dtype=torch.bool),
+        "example.feature": torch.rand(1, n_support, 4),
+        "example.target": torch.arange(n_support).unsqueeze(0) % n_way,
+        "example.threshold": torch.rand(1, n_support, 2, dtype=torch.float64),
+    }
+
+
+EXAMPLES = describe_states(make_example_state(2, 2), {"scale": torch.ones(3)})
+
+
+def assert_near(decoded: State, state: State, name: str, bits: int, base: torch.Tensor | float = 0.0) -> None:
+    rows = (state[name] - base).abs().flatten(min(2, state[name].dim() - 1)).amax(-1)
+    step = rows.view(*rows.shape, *[1] * (state[name].dim() - rows.dim())) * (2.0**-bits * 1.001)
+    rounding = state[name].abs().max() * 2.0**-22
+    assert ((decoded[name] - state[name]).abs() <= step + rounding).all()
+
+
+def test_every_kind_of_tensor_keeps_within_its_bound() -> None:
+    decoded = FORMAT.decode(ENCODED)
+    assert decoded.keys() == STATE.keys()
+    assert all(decoded[name].shape == tensor.shape and decoded[name].dtype == tensor.dtype for name, tensor in STATE.items())
+    assert_near(decoded, STATE, KERNEL, 12, PARAMS[KERNEL])
+    for name in ("body.conv1.weight", "body.norm2.scale"):
+        assert_near(decoded, STATE, name, 20, PARAMS[name])
+    for name in ("class.weight", "class.bias"):
+        assert_near(decoded, STATE, name, 20)
+    assert torch.equal(decoded["class.mask"], STATE["class.mask"])
+
+
+def test_integers_and_wide_floats_come_back_as_they_were_and_rows_of_examples_may_be_any_number() -> None:
+    state = make_example_state(3, 7)
+    decoded = EXAMPLES.decode(EXAMPLES.encode(state))
+    assert decoded.keys() == state.keys()
+    for name in state.keys() - {"example.feature"}:
+        assert torch.equal(decoded[name], state[name])
+    assert_near(decoded, state, "example.feature", 20)
+
+
+def test_the_same_state_gives_the_same_bytes_and_the_same_bytes_the_same_state() -> None:
+    assert FORMAT.encode({name: STATE[name].clone() for name in reversed(STATE)}) == ENCODED
+    first, second = FORMAT.decode(ENCODED), FORMAT.decode(ENCODED)
+    assert all(torch.equal(first[name], second[name]) for name in STATE)
+
+
+def test_a_class_is_rounded_alike_at_every_place() -> None:
+    order = torch.tensor([2, 0, 1])
+    permuted = {name: tensor[:, order] if name.startswith("class.") else tensor for name, tensor in STATE.items()}
+    decoded, moved = FORMAT.decode(ENCODED), FORMAT.decode(FORMAT.encode(permuted))
+    assert all(torch.equal(moved[name], decoded[name][:, order]) for name in ("class.weight", "class.bias"))
+
+
+def open_bundled(name: str) -> tuple[Initializer, StateFormat]:
+    initializer = load_initializer(BUNDLED / name)
+    return initializer, describe_states(make_template(initializer.learner, initializer.params), initializer.params)
+
+
+def adapt(initializer: Initializer, support: Support, steps: int | None = None) -> State:
+    return initializer.learner.adapt(initializer.params, support, steps).state
+
+
+@pytest.mark.parametrize("name", [folder.name for folder in list_bundled()])
+def test_answers_of_the_bundled_initializers_move_by_less_than_a_thousandth(name: str) -> None:
+    """Of a logit; of the largest where that is more than 50, and of the largest value in regression, where values have a unit."""
+    initializer, format_ = open_bundled(name)
+    is_classification = initializer.learner.kind == "classification"
+    for seed, (n_way, k_shot, steps) in enumerate([(5, 1, None), (5, 5, None), (8, 2, initializer.card.limits.max_steps or None)]):
+        episode = draw(initializer, n_way, k_shot, seed)
+        state = adapt(initializer, episode.support, steps)
+        rounded = format_.decode(format_.encode(state))
+        with torch.no_grad():
+            exact, found = (initializer.learner.predict(initializer.params, s, episode.query_inputs) for s in (state, rounded))
+        largest = float(exact.abs().max())
+        assert float((found - exact).abs().max()) <= 1e-3 * (max(1, largest / 50) if is_classification else max(1, largest))
+
+
+@pytest.mark.parametrize("name", ["omniglot-maml", "omniglot-metasgd", "omniglot-protomaml", "sinusoid-maml"])
+def test_a_full_fine_tune_takes_less_than_half_of_its_weights(name: str) -> None:
+    initializer, format_ = open_bundled(name)
+    state = adapt(initializer, draw(initializer, 5, 1, 0).support)
+    assert len(format_.encode(state)) <= sum(tensor.nbytes for tensor in state.values()) / 2
+
+
+@pytest.mark.parametrize("name", ["omniglot-anil", "omniglot-protonet"])
+def test_a_head_of_five_classes_takes_four_kilobytes_at_most(name: str) -> None:
+    initializer, format_ = open_bundled(name)
+    assert len(format_.encode(adapt(initializer, draw(initializer, 5, 5, 0).support))) <= 4096
+
+
+def test_states_of_other_weights_or_of_another_format_say_what_was_expected() -> None:
+    others = {name: tensor + 1 for name, tensor in PARAMS.items()}
+    with pytest.raises(IncompatibleState, match=f"expected format {VERSION} from {FORMAT.digest.hex()}"):
+        FORMAT.decode(describe_states(FORMAT.template, others).encode(STATE))
+    with pytest.raises(IncompatibleState, match=f"no `head`, expected one of format {VERSION}"):
+        FORMAT.decode(save(STATE))
+    head = state_format.make_head(FORMAT.digest, 3, 0, VERSION + 1)
+    with pytest.raises(IncompatibleState, match=f"format {VERSION + 1} .* expected format {VERSION}"):
+        FORMAT.decode(save({**load(ENCODED), "head": head}))
+
+
+def spoil(encoded: bytes, **tensors: torch.Tensor | None) -> bytes:
+    return save({name: tensor for name, tensor in {**load(encoded), **tensors}.items() if tensor is not None})
+
+
+def make_head(format_: StateFormat, classes: int, examples: int) -> torch.Tensor:
+    return state_format.make_head(format_.digest, classes, examples)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "words"),
+    [
+        (b"not safetensors", "not safetensors"),
+        (ENCODED[:-1], "not safetensors"),
+        (spoil(ENCODED, fine=None), r"the tensors are \['coarse'\], expected \['coarse', 'fine'\]"),
+        (spoil(ENCODED, more=torch.zeros(1)), "'more'.*expected"),
+        (spoil(ENCODED, head=torch.zeros(3, dtype=torch.uint8)), rf"head is .*\(3,\), expected .*\({HEAD.size + CHECK.size},\)"),
+        (spoil(ENCODED, head=make_head(FORMAT, 3, 0) ^ 1), "`head` is spoilt"),
+        (spoil(ENCODED, head=make_head(FORMAT, 4, 0)), r"fine is .*, expected"),
+        (spoil(ENCODED, head=make_head(FORMAT, 0, 0)), r"0 rows under `class.mask`, expected one or more"),
+        (spoil(ENCODED, head=make_head(FORMAT, 3, 1)), r"1 rows under `example.mask`, expected none"),
+        (spoil(ENCODED, coarse=torch.zeros(2, dtype=torch.uint8)), "coarse is .*expected"),
+        (spoil(ENCODED, coarse=load(ENCODED)["coarse"].to(torch.int16)), "coarse is torch.int16 .*expected torch.uint8"),
+        (spoil(ENCODED, fine=torch.full_like(load(ENCODED)["fine"], 255)), "fine holds numbers that are not finite"),
+        (FORMAT.encode({**STATE, "class.bias": STATE["class.bias"] * torch.nan}), "fine holds numbers that are not finite"),
+    ],
+)
+def test_bytes_that_do_not_fit_are_refused(spoilt: bytes, words: str) -> None:
+    with pytest.raises(IncompatibleState, match=words):
+        FORMAT.decode(spoilt)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"example.target": torch.zeros(1, 6, dtype=torch.int64)}, r"example.target is .* \(1, 6\), expected .* \(1, 7\)"),
+        ({"example.target": torch.zeros(1, 7)}, "expected torch.int64"),
+        ({"example.threshold": torch.full((1, 7, 2), torch.nan, dtype=torch.float64)}, "not finite"),
+        ({"head": make_head(EXAMPLES, 3, 2**32 - 1)}, "expected"),
+    ],
+)
+def test_rows_of_examples_that_do_not_fit_are_refused(tensors: dict[str, torch.Tensor], words: str) -> None:
+    with pytest.raises(IncompatibleState, match=words):
+        EXAMPLES.decode(spoil(EXAMPLES.encode(make_example_state(3, 7)), **tensors))
+
+
+SMALL = EXAMPLES.encode(make_example_state(2, 3))
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_spoilt_bytes_are_refused_or_are_a_state_of_the_right_shape(data: st.DataObject) -> None:
+    """A byte of a number may be another number: that no format can know. Nothing else gets through, and nothing else is raised."""
+    spoilt = bytearray(SMALL)
+    for _ in range(data.draw(st.integers(1, 3))):
+        spoilt[data.draw(st.integers(0, len(spoilt) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(spoilt[: data.draw(st.integers(0, len(spoilt)) | st.just(len(spoilt)))])
+    try:
+        state = EXAMPLES.decode(cut)
+    except IncompatibleState:
+        return
+    assert {name: (t.dtype, t.shape) for name, t in state.items()} == {n: (t.dtype, t.shape) for n, t in make_example_state(2, 3).items()}
+
+
+@given(st.binary(max_size=200))
+def test_bytes_of_chance_are_refused(chance: bytes) -> None:
+    with pytest.raises(IncompatibleState):
+        EXAMPLES.decode(chance)
+
+
+def test_a_state_of_fewer_classes_says_how_many_bytes_were_expected() -> None:
+    fewer = replace(FORMAT, template=STATE).encode({**STATE, "class.bias": STATE["class.bias"][:, :2]})
+    with pytest.raises(IncompatibleState, match=r"fine is .*, expected"):
+        FORMAT.decode(fewer)
