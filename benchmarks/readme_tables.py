@@ -73,8 +73,8 @@ def write_results(folder: Path = RESULTS) -> str:
     parts = []
     for name, report in reports.items():
         made = f"`innerloop compare --data {name}`, {report['rows'][0]['episodes']:,} episodes a setting, {report['date']}"
-        parts.append(f"**{DATA.get(name, name)}** ({made}; [plot](docs/results/{name}.png), [rows](docs/results/{name}.json))\n")
-        parts.append((folder / f"{name}.md").read_text())
+        parts.append(f"**{DATA.get(name, name)}** ({made}; [rows](docs/results/{name}.json))\n")
+        parts.append((folder / f"{name}.md").read_text() + f"\n![The same as a plot](docs/results/{name}.png)\n")
     return "\n".join(parts)
 
 
