@@ -28,6 +28,7 @@ from app.services.adaptations import AdaptationService
 from app.services.initializers import InitializerService
 from app.services.keys import KeyService
 from app.services.predictions import PredictionService
+from app.services.serving import ServingMemory
 from app.services.similarity import SimilarityService
 from app.services.tasks import TaskService
 from app.settings import Settings
@@ -102,6 +103,7 @@ def _make_engine(settings: Settings) -> Engine:
 
 def _wire(settings: Settings, database: Database, cache: StateCache, signals: Signals, engine: Engine, queue: DocketQueue) -> Services:
     initializers = InitializerService(database, engine, signals, queue, settings.initializers_dir or bundled_initializers_dir())
+    memory = ServingMemory(signals)
     return Services(
         settings=settings,
         database=database,
@@ -110,9 +112,9 @@ def _wire(settings: Settings, database: Database, cache: StateCache, signals: Si
         engine=engine,
         queue=queue,
         initializers=initializers,
-        tasks=TaskService(database, cache, signals, engine, queue, initializers, settings),
+        tasks=TaskService(database, cache, signals, engine, queue, initializers, memory, settings),
         adaptations=AdaptationService(database, cache, signals, engine, queue, initializers, settings),
-        predictions=PredictionService(database, cache, engine, queue, initializers, settings),
+        predictions=PredictionService(database, cache, engine, queue, initializers, memory, settings),
         keys=KeyService(database),
         similarity=SimilarityService(database, initializers),
     )

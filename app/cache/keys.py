@@ -5,7 +5,7 @@
 | `innerloop:states:{task_id}` | hash    | field `r{revision}:{name}@{version}` -> safetensors bytes | INNERLOOP_STATE_TTL_S, sliding |
 | `innerloop:signal:{topic}`   | channel | empty messages; topics below                              | none                           |
 
-Topics: `adaptation:{task_id}:{revision}` (ready or failed), `initializer:{name}` (reloaded).
+Topics: `adaptation:{task_id}:{revision}` (ready or failed), `deleted:{task_id}`, `initializer:{name}` (reloaded).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from app.domain import StateKey
 
 NAMESPACE = "innerloop"
+ADAPTATION_TOPICS, DELETED_TOPICS = "adaptation:", "deleted:"
 
 
 def states_key(namespace: str, task_id: str) -> str:
@@ -32,7 +33,12 @@ def signal_channel(namespace: str, topic: str) -> str:
 
 def adaptation_topic(task_id: str, revision: int) -> str:
     """Told when an adaptation became ready or failed."""
-    return f"adaptation:{task_id}:{revision}"
+    return f"{ADAPTATION_TOPICS}{task_id}:{revision}"
+
+
+def deleted_topic(task_id: str) -> str:
+    """Told when a task was deleted."""
+    return f"{DELETED_TOPICS}{task_id}"
 
 
 def initializer_topic(name: str) -> str:

@@ -42,6 +42,11 @@ class Subscription:
 class Signals(Protocol):
     """Publish and subscribe. `publish` never raises; Redis away only means that the signal is lost."""
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether signals of other processes are heard, as far as is known."""
+        ...
+
     async def start(self) -> None:
         """Begins to listen; called once by the root."""
         ...
@@ -70,6 +75,10 @@ class LocalSignals:
         self._subscriptions: defaultdict[str, set[Subscription]] = defaultdict(set)
         self._listeners: list[tuple[str, Callback]] = []
         self._running: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_listening(self) -> bool:
+        return True
 
     async def start(self) -> None:
         return None
@@ -118,6 +127,10 @@ class RedisSignals:
         self._local = LocalSignals()
         self._reader: asyncio.Task[None] | None = None
         self._is_subscribed = asyncio.Event()
+
+    @property
+    def is_listening(self) -> bool:
+        return self._is_subscribed.is_set()
 
     async def subscribed(self, timeout_s: float) -> bool:
         """True once the subscription stands: what is published before is not heard."""

@@ -42,6 +42,7 @@ class InitializerService:
         self._database, self._engine, self._signals, self._folder = database, engine, signals, folder
         self._readaptation = Readaptation(database, queue)
         self._infos: dict[InitializerRef, InitializerInfo] = {}  # versions never change, so what was read once holds
+        self._current_here: dict[str, int] = {}
         self._installs: SingleFlight[InitializerRef, None] = SingleFlight()
         self._reloads: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -85,6 +86,10 @@ class InitializerService:
         """The stored versions of an initializer, oldest first; empty for an unknown name."""
         async with self._database.read() as session:
             return await initializers.versions_of(session, name)
+
+    def is_outdated(self, ref: InitializerRef) -> bool:
+        """Whether this process knows of a newer current version; others learn of it by signal, or within seconds."""
+        return ref.version < self._current_here.get(ref.name, 0)
 
     async def ensure_installed(self, ref: InitializerRef) -> InitializerInfo:
         """Loads a version from SQL into the engine unless it is there; once, however many wait."""
@@ -137,7 +142,7 @@ class InitializerService:
         async with self._database.read() as session:
             current = await initializers.current_refs(session)
         for ref in current:
-            telemetry.set_current_version(ref.name, ref.version)
+            self._note_current(ref)
             await self._install_or_log(ref)
         await self._retire_unused({ref.name: ref.version for ref in current})
 
@@ -176,8 +181,12 @@ class InitializerService:
         if not swapped:
             await self._engine.retire(ref)
             raise InitializerRejected(f"{ref} was withdrawn by another process that could not verify it; reload again.")
-        telemetry.set_current_version(ref.name, ref.version)
+        self._note_current(ref)
         return ref
+
+    def _note_current(self, ref: InitializerRef) -> None:
+        self._current_here[ref.name] = ref.version
+        telemetry.set_current_version(ref.name, ref.version)
 
     async def _install(self, ref: InitializerRef) -> None:
         async with self._database.read() as session:

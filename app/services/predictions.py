@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from time import perf_counter
 
@@ -22,12 +22,12 @@ from app.domain import (
     Answers,
     Array,
     Caller,
-    InitializerInfo,
     InitializerRef,
     Page,
     PredictionSet,
     StateKey,
     SupportSet,
+    Task,
     as_float32,
 )
 from app.engine.interface import Engine
@@ -37,7 +37,7 @@ from app.services.lanes import build_job, name_answers, phases_ms, state_key
 from app.services.queue_port import JobQueue
 from app.services.readaptation import Readaptation
 from app.services.rebuilding import StateSource
-from app.services.serving import require_serving
+from app.services.serving import Serving, ServingMemory, require_serving
 from app.services.single_flight import SingleFlight
 from app.services.support_rules import check_queries
 from app.services.tasks import require_task, task_not_found
@@ -46,39 +46,47 @@ from app.settings import Settings
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class Serving:
-    """The adaptation that answers a task's queries, its initializer, and the newer version that the task should move to."""
-
-    adaptation: Adaptation
-    info: InitializerInfo
-    newer: InitializerRef | None = None
-
-
 class PredictionService:
     """Answers queries with the serving adaptation of a task."""
 
     def __init__(
-        self, database: Database, cache: StateCache, engine: Engine, queue: JobQueue, initializers: InitializerService, settings: Settings
+        self,
+        database: Database,
+        cache: StateCache,
+        engine: Engine,
+        queue: JobQueue,
+        initializers: InitializerService,
+        memory: ServingMemory,
+        settings: Settings,
     ) -> None:
         self._database, self._engine = database, engine
         self._states = StateSource(database, cache, engine, initializers)
-        self._initializers, self._settings = initializers, settings
+        self._initializers, self._memory, self._settings = initializers, memory, settings
         self._readaptation = Readaptation(database, queue)
         self._flights: SingleFlight[StateKey, None] = SingleFlight()
 
     async def find_serving(self, caller: Caller, task_id: str) -> Serving:
-        """What answers this task's queries, read once for a whole request: how its queries are decoded and who answers them agree.
+        """What answers this task's queries, found once for a whole request: how its queries are decoded and who answers them agree.
 
-        Raises NotFound task_not_found, Conflict task_not_ready (retry_after_s set) or adaptation_failed, Unavailable.
+        Remembered for a moment (`ServingMemory`), unless a version is current here that the task should move to. Raises NotFound
+        task_not_found, Conflict task_not_ready (retry_after_s set) or adaptation_failed, Unavailable.
         """
+        known = self._memory.find(caller, task_id)
+        if known is not None and not self._initializers.is_outdated(known.latest):
+            return known.serving
+        with self._memory.reading(task_id) as reading:
+            task, serving = await self._read_serving(caller, task_id)
+            self._memory.keep(reading, task, serving)
+        return serving
+
+    async def _read_serving(self, caller: Caller, task_id: str) -> tuple[Task, Serving]:
         async with self._database.read() as session:
             task = await require_task(session, caller, task_id)
             current = await registry.current_ref(session, task.latest.initializer.name)
         adaptation = require_serving(task)
         info = await self._initializers.get(adaptation.initializer.name, adaptation.initializer.version)
         is_behind = current is not None and task.latest.initializer.version < current.version
-        return Serving(adaptation, info, newer=current if is_behind else None)
+        return task, Serving(adaptation, info, newer=current if is_behind else None)
 
     async def predict(self, found: Serving, queries: Array, *, record: bool = False, explain: bool = False) -> PredictionSet:
         """Answers queries (n_query, *input shape), float32 or uint8; with `record` they are kept and `id` is set; with `explain` each

@@ -9,7 +9,7 @@ from time import monotonic
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import telemetry
-from app.cache.keys import adaptation_topic
+from app.cache.keys import adaptation_topic, deleted_topic
 from app.cache.signals import Signals
 from app.cache.states import StateCache
 from app.db import adaptations, rows, tasks
@@ -27,6 +27,7 @@ from app.services.readaptation import Readaptation
 from app.services.requests import NewTask, Removal
 from app.services.selection import AUTO
 from app.services.selection_report import ask_for_choice
+from app.services.serving import ServingMemory
 from app.services.support_revision import revise_support
 from app.services.support_rules import check_examples, check_options, check_queries, check_warm_start
 from app.settings import Settings
@@ -46,10 +47,11 @@ class TaskService:
         engine: Engine,
         queue: JobQueue,
         initializers: InitializerService,
+        memory: ServingMemory,
         settings: Settings,
     ) -> None:
         self._database, self._cache, self._signals, self._engine = database, cache, signals, engine
-        self._initializers, self._settings = initializers, settings
+        self._initializers, self._memory, self._settings = initializers, memory, settings
         self._outbox = Readaptation(database, queue)
 
     async def create(self, caller: Caller, new: NewTask) -> tuple[Task, bool]:
@@ -73,21 +75,29 @@ class TaskService:
     async def get(self, caller: Caller, task_id: str) -> Task:
         """A live task of the caller. Raises NotFound task_not_found."""
         async with self._database.read() as session:
-            return await require_task(session, caller, task_id)
+            task = await require_task(session, caller, task_id)
+        return self._memory.notice(task)
 
     async def list(
         self, caller: Caller, *, after: str | None = None, limit: int = 50, status: Status | None = None, name: str | None = None
     ) -> Page[Task]:
         """The caller's live tasks, newest first; `after` is the id of the last row of the page before."""
         async with self._database.read() as session:
-            return await tasks.list_tasks(session, caller.key_id, _now(), after=after, limit=limit, status=status, name=name)
+            page = await tasks.list_tasks(session, caller.key_id, _now(), after=after, limit=limit, status=status, name=name)
+        for task in page.rows:
+            self._memory.notice(task)
+        return page
 
     async def delete(self, caller: Caller, task_id: str) -> None:
         """Removes the task with all it owns, also while it adapts: that adaptation then ends without a trace. Raises NotFound."""
-        async with self._database.write() as session:
-            if not await tasks.delete_task(session, caller.key_id, task_id, _now()):
-                raise task_not_found(task_id)
+        try:
+            async with self._database.write() as session:
+                if not await tasks.delete_task(session, caller.key_id, task_id, _now()):
+                    raise task_not_found(task_id)
+        finally:  # also when the caller leaves while it is committed
+            self._memory.forget(task_id)
         self._engine.forget(task_id)
+        await self._signals.publish(deleted_topic(task_id))
         with contextlib.suppress(Unavailable):  # nobody can ask for these states any more, and their TTL ends them
             await self._cache.delete_task(task_id)
 

@@ -97,3 +97,17 @@ async def test_publishing_to_a_killed_redis_tells_this_process_and_the_rest_agai
             pytest.fail("the subscription did not come back")
     await signals.close()
     await redis.aclose()
+
+
+async def test_redis_that_cannot_be_reached_is_not_listened_to(redis_namespace: str) -> None:
+    client = connect_redis("redis://127.0.0.1:1")
+    signals = RedisSignals(client, namespace=redis_namespace)
+    await signals.start()
+    assert not await signals.subscribed(0.1)
+    assert not signals.is_listening
+    await signals.close()
+    await client.aclose()
+
+
+async def test_both_ends_listen_once_they_have_subscribed(pair: tuple[Signals, Signals]) -> None:
+    assert all(end.is_listening for end in pair)

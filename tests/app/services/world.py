@@ -37,6 +37,7 @@ from app.services.initializers import InitializerService
 from app.services.keys import KeyService
 from app.services.predictions import PredictionService
 from app.services.requests import NewTask
+from app.services.serving import ServingMemory
 from app.services.similarity import SimilarityService
 from app.services.tasks import TaskService
 from app.settings import Settings
@@ -125,6 +126,7 @@ class FakeEngine:
         return HeldOut(outcome, 0.5, len(job.inputs))
 
     async def predict(self, key: StateKey, queries: Array, explained: AdaptJob | None = None) -> Answers:
+        await asyncio.sleep(0)  # a device takes its time: whoever asks in a loop lets the others have their turn
         gain = self._gain(key)
         if key not in self.states:
             raise StateNotResident(str(key))
@@ -200,18 +202,20 @@ class World:
         return await self.predictions.predict(await self.predictions.find_serving(caller, task_id), queries, **options)
 
 
-def build_world(database: Database, folder: Path, *, cache: StateCache | None = None, **knobs: Any) -> World:
-    """A process over a database; give the same cache to two of them to share it."""
+def build_world(
+    database: Database, folder: Path, *, cache: StateCache | None = None, signals: Signals | None = None, **knobs: Any
+) -> World:
+    """A process over a database; give the same cache or signals to two of them to share it."""
     settings = Settings(**knobs)
-    engine, queue, signals = FakeEngine(), ListQueue(), LocalSignals()
-    cache = cache or LruStateCache(10**6, 60)
+    engine, queue, signals = FakeEngine(), ListQueue(), signals or LocalSignals()
+    cache, memory = cache or LruStateCache(10**6, 60), ServingMemory(signals)
     initializers = InitializerService(database, engine, signals, queue, folder)
-    parts = (database, cache, signals, engine, queue, initializers, settings)
+    parts = (database, cache, signals, engine, queue, initializers)
     return World(
         *(database, engine, cache, signals, queue, settings, folder, initializers),
-        TaskService(*parts),
-        AdaptationService(*parts),
-        PredictionService(database, cache, engine, queue, initializers, settings),
+        TaskService(*parts, memory, settings),
+        AdaptationService(*parts, settings),
+        PredictionService(database, cache, engine, queue, initializers, memory, settings),
         KeyService(database),
         SimilarityService(database, initializers),
     )
