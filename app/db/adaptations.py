@@ -100,7 +100,8 @@ async def finish_ready(session: AsyncSession, task_id: str, revision: int, now: 
     if before is None or before < revision:
         task.serving_revision = revision
         await session.flush()
-        await _forget_starts(session, task_id, before or 0)
+        if before is not None:
+            await _forget_starts(session, task_id, before)
     return True
 
 

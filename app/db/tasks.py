@@ -102,10 +102,13 @@ async def find_examples(session: AsyncSession, task_id: str, examples_id: str) -
     return await session.get(ExamplesRow, (task_id, examples_id))
 
 
-async def find_query(session: AsyncSession, task_id: str) -> ExamplesRow | None:
-    """The query set that came with the task."""
-    query = (ExamplesRow.task_id == TaskRow.id) & (ExamplesRow.id == TaskRow.query_id)
-    return await session.scalar(select(ExamplesRow).join(TaskRow, query).where(TaskRow.id == task_id))
+async def find_support_and_query(session: AsyncSession, task_id: str, support_id: str) -> tuple[ExamplesRow | None, ExamplesRow | None]:
+    """A support set of the task, and the query set that came with it."""
+    query_id = select(TaskRow.query_id).where(TaskRow.id == task_id).scalar_subquery()
+    wanted = or_(ExamplesRow.id == support_id, ExamplesRow.id == query_id)
+    found = {row.id: row for row in await session.scalars(select(ExamplesRow).where(ExamplesRow.task_id == task_id, wanted))}
+    support = found.pop(support_id, None)
+    return support, next(iter(found.values()), None)
 
 
 async def insert_ignore(session: AsyncSession, table: type[Table], values: dict[str, Any], unique: list[str]) -> bool:

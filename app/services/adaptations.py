@@ -159,8 +159,7 @@ class AdaptationService:
     async def _load(self, adaptation: Adaptation, support_id: str) -> tuple[SupportSet, Array | None] | None:
         """Support set and query set, or None when the task was deleted since the claim."""
         async with self._database.read() as session:
-            support = await tasks.find_examples(session, adaptation.task_id, support_id)
-            query = await tasks.find_query(session, adaptation.task_id)
+            support, query = await tasks.find_support_and_query(session, adaptation.task_id, support_id)
         if support is None:
             return None
         return rows.support_from(support), rows.inputs_from(query) if query is not None else None
@@ -207,7 +206,7 @@ class AdaptationService:
         timings_ms = {phase: round(ms, 3) for phase, ms in timings_ms.items()}
         finish = _make_finish(adaptation, started, timings_ms)
         async with self._database.write() as session:
-            before = await adaptations.serving_before(session, adaptation.task_id)
+            before = await adaptations.serving_before(session, adaptation.task_id) if adaptation.revision > 1 else None
             won = await adaptations.finish_ready(session, adaptation.task_id, adaptation.revision, _now(), finish)
             if won and answers is not None:
                 await predictions.insert_predictions(session, answers)

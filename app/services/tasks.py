@@ -167,16 +167,10 @@ class TaskService:
 
     async def _insert(self, session: AsyncSession, caller: Caller, new: NewTask, offer: Offer, info: InitializerInfo) -> tuple[Task, bool]:
         mark, now = fingerprint(caller, offer.mark, new), _now()
-        equal = await tasks.find_by_fingerprint(session, mark, now)
+        task_id = new_id("task", now)
+        equal = await _insert_or_find(session, self._task_values(task_id, caller, new, mark, now), mark, now)
         if equal is not None:
             return equal, False
-        await tasks.delete_expired_fingerprint(session, mark, now)
-        task_id = new_id("task", now)
-        if not await tasks.insert_task(session, self._task_values(task_id, caller, new, mark, now)):
-            raced = await tasks.find_by_fingerprint(session, mark, now)
-            if raced is None:
-                raise Unavailable("An equal task came and went at the same moment; try again.", code="database_unavailable")
-            return raced, False
         await tasks.insert_examples(session, rows.examples_to_values(task_id, new.support.inputs, new.support.labels))
         if new.query is not None:
             await tasks.insert_examples(session, rows.examples_to_values(task_id, new.query))
@@ -211,6 +205,18 @@ async def require_task(session: AsyncSession, caller: Caller, task_id: str) -> T
 def task_not_found(task_id: str) -> NotFound:
     """The one wording for a task that is unknown, expired or another tenant's."""
     return NotFound(f"There is no task {task_id[:100]!r}.", code="task_not_found")
+
+
+async def _insert_or_find(session: AsyncSession, values: dict[str, object], mark: str, now: datetime) -> Task | None:
+    """None when the row is new, else the equal live task. Most tasks are new: nothing is looked for before the insert has failed."""
+    for _ in range(2):
+        if await tasks.insert_task(session, values):
+            return None
+        equal = await tasks.find_by_fingerprint(session, mark, now)
+        if equal is not None:
+            return equal
+        await tasks.delete_expired_fingerprint(session, mark, now)
+    raise Unavailable("An equal task came and went at the same moment; try again.", code="database_unavailable")
 
 
 async def _insert_revision(
