@@ -25,7 +25,7 @@ import typer
 
 from app.domain import InitializerInfo, InitializerRef
 from app.engine.interface import HeldOut, inspect
-from app.services.selection import PRIOR_EXAMPLES, Candidate, Trial, choose, expect_loss, list_steps, order, pick_next, score
+from app.services.selection import PRIOR_EXAMPLES, Candidate, Trial, choose, expect_loss, level_priors, list_steps, order, pick_next, score
 from models.artifact import list_bundled, load_initializer
 from models.episodes import EpisodeBatch, EpisodeShape, EpisodeSource, Split, open_episodes
 from models.errors import DataUnavailable, InvalidOptions
@@ -73,6 +73,7 @@ class Record:
     setting: str
     task: int
     name: str
+    data: str
     steps: int
     is_own: bool
     prior: float
@@ -152,12 +153,14 @@ def _measure(setting: Setting, task: int, contender: Contender, steps: int, epis
     accuracy = 100 * float((answers == episode.query_targets).double().mean())
     prior = expect_loss(info, setting.n_way, setting.k_shot) or 0.0
     figures = (held_out.loss, held_out.accuracy, held_out.n, ms, accuracy)
-    return Record(str(setting), task, info.ref.name, steps, steps == info.default_steps, prior, *figures)
+    return Record(str(setting), task, info.ref.name, str(info.card["data"]), steps, steps == info.default_steps, prior, *figures)
 
 
 def replay(records: Sequence[Record], weight: float, budget_ms: float) -> Record:
     """What the service would have chosen for one task."""
-    found = {Candidate(InitializerRef(r.name, 1), r.steps, r.prior): r for r in records}
+    data = {InitializerRef(r.name, 1): r.data for r in records}
+    priors = level_priors({InitializerRef(r.name, 1): r.prior for r in records}, data)
+    found = {Candidate(ref := InitializerRef(r.name, 1), r.steps, priors[ref]): r for r in records}
     own_first = sorted(found, key=lambda candidate: not found[candidate].is_own)
     candidates, spent_ms = order(own_first), 0.0
     trials: list[Trial] = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.domain import InitializerInfo, InputSpec, Label, SupportSet, TaskOptions
 from app.errors import InvalidInput, InvalidSupport, Issue
-from app.services.selection import Candidate, expect_loss, list_steps, order
+from app.services.selection import Candidate, expect_loss, level_priors, list_steps, order
 from app.services.support_rules import check_counts, check_examples, check_options
 
 _MAX_ISSUES = 20
@@ -98,10 +98,13 @@ def find_admitting(infos: Sequence[InitializerInfo], support: SupportSet, option
 def list_candidates(infos: Sequence[InitializerInfo], support: SupportSet, options: TaskOptions) -> list[Candidate]:
     """Every initializer with every number of steps that is worth trying, the most promising first; a client's own steps are kept."""
     n_way = len(support.classes)
+    losses = {info.ref: expect_loss(info, n_way, len(support.labels) / n_way) for info in infos if info.kind == "classification"}
+    data = {info.ref: str(info.card.get("data")) for info in infos}
+    priors = level_priors({ref: loss for ref, loss in losses.items() if loss is not None}, data)
     found = []
     for info in infos:
-        prior = expect_loss(info, n_way, len(support.labels) / n_way)
-        found += [Candidate(info.ref, steps, prior) for steps in ([options.steps] if options.steps else list_steps(info))]
+        steps_tried = [options.steps] if options.steps else list_steps(info)
+        found += [Candidate(info.ref, steps, priors.get(info.ref)) for steps in steps_tried]
     return order(found)
 
 

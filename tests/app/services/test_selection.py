@@ -16,6 +16,7 @@ from app.services.selection import (
     choose,
     expect_loss,
     expect_untried,
+    level_priors,
     list_steps,
     order,
     pick_next,
@@ -60,6 +61,24 @@ def test_between_settings_the_nearer_one_counts_for_more_as_a_part_of_guessing()
 def test_a_card_without_figures_is_expected_to_guess_and_regression_has_no_prior() -> None:
     assert expect_loss(info(), 5, 1) == pytest.approx(math.log(5))
     assert expect_loss(info(kind="regression"), 5, 1) is None
+
+
+def test_the_best_of_each_data_set_start_nearly_level_and_the_others_behind_them_as_before() -> None:
+    near, far, hard, harder = (InitializerRef(name, 1) for name in ("near", "far", "hard", "harder"))
+    data = {near: "easy", far: "easy", hard: "icons", harder: "icons"}
+    levelled = level_priors({near: 0.02, far: 0.05, hard: 0.5, harder: 0.7}, data)
+    assert (levelled[near], levelled[far]) == (0.02, 0.05)
+    assert 0.02 < levelled[hard] < 0.021
+    assert levelled[harder] - levelled[hard] == pytest.approx(0.2)
+    assert level_priors({}, {}) == {}
+
+
+def test_of_initializers_of_other_data_the_held_out_examples_decide() -> None:
+    """With cards as they are, fifty examples of a card that speaks of easier data outweighed all that the task could say."""
+    characters, icons = InitializerRef("characters", 1), InitializerRef("icons", 1)
+    priors = level_priors({characters: 0.02, icons: 0.5}, {characters: "omniglot", icons: "icons"})
+    assert score(priors[icons], HeldOut(0.3, 0.9, 25)) < score(priors[characters], HeldOut(0.6, 0.8, 25))
+    assert score(0.5, HeldOut(0.3, 0.9, 25)) > score(0.02, HeldOut(0.6, 0.8, 25))
 
 
 def test_the_score_weighs_the_card_as_so_many_examples() -> None:
