@@ -1,0 +1,121 @@
+"""What every benchmark keeps to, so that one command runs them all and one reader understands their JSON.
+
+A benchmark is a module `benchmarks/NAME.py` with one function `run(plan: Plan) -> Findings`; being there is all it takes to be known to
+`innerloop benchmark NAME [--json] [--quick] [--threads N] [--device D]`. Inside it:
+
+    def run(plan: Plan) -> Findings:
+        check_that_all_compute_the_same()                          # raise Disagreement, and nothing is timed
+        timings = time_paired({"ours": ours, "plain loop": loop}, repetitions=plan.repetitions(30), device=plan.device)
+        return Findings([timings.to_row({"lanes": 16})])           # or make_row(...) for figures of your own
+
+A number is only worth something beside another of the same run: contenders are timed in turn, and the ratio is the row's result.
+No test may judge an absolute time. `--quick` is a smoke run: smallest settings, one or two repetitions, a few seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import benchmarks
+from benchmarks.environment import describe_environment
+
+OURS = "ours"
+RUN = re.compile(r"^def run\(", re.MULTILINE)
+
+
+class Disagreement(Exception):
+    """Contenders that should compute the same do not: their times would not be comparable, so there are none."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a benchmark is to be run. Threads are set before `run` is called; device is cpu or cuda:N."""
+
+    quick: bool = False
+    threads: int = 1
+    device: str = "cpu"
+
+    def repetitions(self, thorough: int) -> int:
+        """So many, or two for a smoke run."""
+        return 2 if self.quick else thorough
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement in one setting. Made by `make_row` or `Timings.to_row`.
+
+    ours, peers: in `unit`; of a rate (a unit that ends in /s) more is better, of anything else less
+    ratio: ours to the fastest peer, above one where we are faster; None without peers
+    limit_fraction: the share of what the hardware could do, in [0, 1]; None where no limit is known
+    details: whatever else helps to read the row, such as the spread
+    """
+
+    settings: Mapping[str, Any]
+    unit: str
+    ours: float
+    peers: Mapping[str, float]
+    ratio: float | None
+    limit_fraction: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `run` returns. settings: common to all rows; missing_peers: name and why it could not take part."""
+
+    rows: Sequence[Row]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    missing_peers: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_row(
+    settings: Mapping[str, Any],
+    unit: str,
+    ours: float,
+    peers: Mapping[str, float],
+    *,
+    limit_fraction: float | None = None,
+    **details: Any,
+) -> Row:
+    """A row from figures; the ratio is theirs. Use `Timings.to_row` for paired times: the median of paired ratios is better."""
+    ratio = None
+    if peers:
+        ratio = ours / max(peers.values()) if unit.endswith("/s") else min(peers.values()) / ours
+    return Row(settings, unit, ours, peers, ratio, limit_fraction, details)
+
+
+def list_benchmarks() -> list[str]:
+    """Names of the modules beside this one that have a `run` of their own, without importing them."""
+    folders = [Path(folder) for folder in benchmarks.__path__]
+    found = [(module.name, folder / f"{module.name}.py") for folder in folders for module in pkgutil.iter_modules([str(folder)])]
+    return sorted(name for name, path in found if path.exists() and RUN.search(path.read_text()))
+
+
+def run_benchmark(name: str, plan: Plan, command: str) -> dict[str, Any]:
+    """Runs one benchmark with the plan's threads and returns its report, ready for JSON. Raises KeyError, Disagreement."""
+    if name not in list_benchmarks():
+        raise KeyError(name)
+    torch.set_num_threads(plan.threads)
+    run: Callable[[Plan], Findings] = importlib.import_module(f"benchmarks.{name}").run
+    findings = run(plan)
+    return {
+        "benchmark": name,
+        "environment": describe_environment(plan.threads, plan.device, command),
+        "settings": {"quick": plan.quick, **findings.settings},
+        "missing_peers": dict(findings.missing_peers),
+        "rows": [asdict(row) for row in findings.rows],
+    }
+
+
+def to_line(report: Mapping[str, Any]) -> str:
+    """The report as one line of JSON. Raises ValueError on a number that JSON does not have."""
+    return json.dumps(report, allow_nan=False)
