@@ -8,8 +8,10 @@ JSON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help setup install check test demo serve build clean
+.PHONY: help setup install check test demo serve peers build clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -43,8 +45,19 @@ demo: $(STAMP) ## learn handwritten digits from one example each, over HTTP (ONC
 serve: $(STAMP) ## the service with its embedded defaults on http://127.0.0.1:8000
 	$(BIN)/innerloop serve
 
+peers: $(PEERS_STAMP) ## make .venv-peers: this project beside the libraries that `innerloop benchmark` compares it with
+
+$(PEERS)/bin/python:
+	$(PYTHON) -m venv $(PEERS)
+
+# The project first: its pinned torch is then there, and the peers' looser bounds cannot fetch another.
+$(PEERS_STAMP): benchmarks/requirements-peers.txt pyproject.toml constraints.txt | $(PEERS)/bin/python
+	$(PEERS)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e .
+	$(PEERS)/bin/pip install $(PIP_FLAGS) -c constraints.txt -r benchmarks/requirements-peers.txt
+	@touch $@
+
 build: $(STAMP) ## sdist and wheel in dist/
 	$(BIN)/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
 
 clean: ## remove what the other targets made; trained runs and .innerloop/ stay
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""The `innerloop` command: serve, worker, demo, train, evaluate, compare, calibrate, keys, initializers, migrate."""
+"""The `innerloop` command: serve, worker, demo, train, evaluate, compare, calibrate, benchmark, keys, initializers, migrate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from app import admin, comparison_commands, demo, training_commands
+from app import admin, benchmark_commands, comparison_commands, demo, training_commands
 from app.errors import AppError
 from app.settings import Role, Settings
 
@@ -25,6 +25,7 @@ cli.add_typer(keys, name="keys")
 cli.add_typer(initializers, name="initializers")
 training_commands.register(cli)
 comparison_commands.register(cli)
+benchmark_commands.register(cli)
 
 HostOption = Annotated[str | None, typer.Option(help="Address to bind [INNERLOOP_HOST, 127.0.0.1].")]
 PortOption = Annotated[int | None, typer.Option(help="Port to bind, 0 takes a free one [INNERLOOP_PORT, 8000].")]

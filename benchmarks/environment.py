@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-
+from benchmarks.catalogue import ROOT
 
 def describe_environment(threads: int, device: str, command: str) -> dict[str, Any]:
     """Machine, versions, date, command and git revision of this run."""

@@ -6,7 +6,9 @@ A benchmark is a module `benchmarks/NAME.py` with one function `run(plan: Plan) 
     def run(plan: Plan) -> Findings:
         check_that_all_compute_the_same()                          # raise Disagreement, and nothing is timed
         timings = time_paired({"ours": ours, "plain loop": loop}, repetitions=plan.repetitions(30), device=plan.device)
-        return Findings([timings.to_row({"lanes": 16})])           # or make_row(...) for figures of your own
+        row = timings.to_row({"lanes": 16})                        # or make_row(...) for figures of your own
+        plan.report(row)                                           # people see it while the others are measured
+        return Findings([row])
 
 A number is only worth something beside another of the same run: contenders are timed in turn, and the ratio is the row's result.
 No test may judge an absolute time. `--quick` is a smoke run: smallest settings, one or two repetitions, a few seconds.
@@ -16,33 +18,49 @@ from __future__ import annotations
 
 import importlib
 import json
-import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-import benchmarks
+from benchmarks.catalogue import Refused, check_name
 from benchmarks.environment import describe_environment
 
+Setting = TypeVar("Setting")
+
 OURS = "ours"
-RUN = re.compile(r"^def run\(", re.MULTILINE)
 
 
-class Disagreement(Exception):
+class Disagreement(Refused):
     """Contenders that should compute the same do not: their times would not be comparable, so there are none."""
+
+
+def _stay_silent(row: Row) -> None:
+    """Reports nothing."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a benchmark is to be run. Threads are set before `run` is called; device is cpu or cuda:N."""
+    """How a benchmark is to be run. Threads are set before `run` is called; device is cpu or cuda:N.
+
+    only: an expression that the name of a setting must match, for a benchmark that has many
+    report: to be called with each row when it is there, so that a long run shows what it has found
+    """
 
     quick: bool = False
     threads: int = 1
     device: str = "cpu"
+    only: str = ""
+    report: Callable[[Row], None] = _stay_silent
+
+    def choose(self, settings: Sequence[Setting]) -> list[Setting]:
+        """Those whose name (their `str`) matches `only`. Raises Refused when none does."""
+        chosen = [setting for setting in settings if re.search(self.only, str(setting))]
+        if not chosen:
+            raise Refused(f"no setting matches {self.only!r}; there are: {'; '.join(map(str, settings))}")
+        return chosen
 
     def repetitions(self, thorough: int) -> int:
         """So many, or two for a smoke run."""
@@ -93,17 +111,9 @@ def make_row(
     return Row(settings, unit, ours, peers, ratio, limit_fraction, details)
 
 
-def list_benchmarks() -> list[str]:
-    """Names of the modules beside this one that have a `run` of their own, without importing them."""
-    folders = [Path(folder) for folder in benchmarks.__path__]
-    found = [(module.name, folder / f"{module.name}.py") for folder in folders for module in pkgutil.iter_modules([str(folder)])]
-    return sorted(name for name, path in found if path.exists() and RUN.search(path.read_text()))
-
-
 def run_benchmark(name: str, plan: Plan, command: str) -> dict[str, Any]:
-    """Runs one benchmark with the plan's threads and returns its report, ready for JSON. Raises KeyError, Disagreement."""
-    if name not in list_benchmarks():
-        raise KeyError(name)
+    """Runs one benchmark with the plan's threads and returns its report, ready for JSON. Raises Refused."""
+    check_name(name)
     torch.set_num_threads(plan.threads)
     run: Callable[[Plan], Findings] = importlib.import_module(f"benchmarks.{name}").run
     findings = run(plan)
@@ -119,3 +129,12 @@ def run_benchmark(name: str, plan: Plan, command: str) -> dict[str, Any]:
 def to_line(report: Mapping[str, Any]) -> str:
     """The report as one line of JSON. Raises ValueError on a number that JSON does not have."""
     return json.dumps(report, allow_nan=False)
+
+
+def to_sentence(row: Row) -> str:
+    """The row for people, on one line."""
+    unit, settings = row.unit, " ".join(f"{name}={value}" for name, value in row.settings.items())
+    peers = "".join(f"; {name} {value:.4g} {unit}" for name, value in row.peers.items())
+    ratio = "" if row.ratio is None else f" | {row.ratio:.2f}x the fastest peer"
+    limit = "" if row.limit_fraction is None else f" | {100 * row.limit_fraction:.0f} % of the limit"
+    return f"{settings}: ours {row.ours:.4g} {unit}{peers}{ratio}{limit}"

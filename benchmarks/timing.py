@@ -6,6 +6,7 @@ everybody has the same ratio as a fast one. The order rotates, so that nobody al
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ import torch
 
 from benchmarks.harness import OURS, Row
 
-Contender = Callable[[], object]
+Contender = Callable[[], Any]
+
+LEAST_REPETITIONS = 5
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,23 @@ class Timings:
         )
 
 
-def time_paired(contenders: Mapping[str, Contender], *, repetitions: int, warm_up: int = 1, device: str = "cpu") -> Timings:
-    """Times every contender once a repetition, in rotated order; one of them is named `ours`."""
-    names, spans_s = list(contenders), {name: [] for name in contenders}  # type: tuple[list[str], dict[str, list[float]]]
+def time_paired(
+    contenders: Mapping[str, Contender],
+    *,
+    repetitions: int,
+    warm_up: int = 1,
+    budget_s: float = math.inf,
+    device: str = "cpu",
+) -> Timings:
+    """Times every contender once a repetition, in rotated order; one of them is named `ours`.
+
+    Ends early when the budget is spent, but not before LEAST_REPETITIONS: fewer have no median worth the name."""
+    names = list(contenders)
+    spans_s: dict[str, list[float]] = {name: [] for name in names}
+    started_s = time.perf_counter()
     for repetition in range(-warm_up, repetitions):
+        if repetition >= LEAST_REPETITIONS and time.perf_counter() - started_s > budget_s:
+            break
         start = repetition % len(names)
         for name in names[start:] + names[:start]:
             span_s = time_once(contenders[name], device)
