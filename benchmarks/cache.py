@@ -1,0 +1,148 @@
+"""Predictions while the working set grows past what is resident on the device: is there a step, and how high?
+
+    innerloop benchmark cache --json
+
+Callers ask one query each of a task drawn at random from the working set, through the service's own path: device, else cache, else
+adapted again. The row's figure is the 99th percentile; what it is compared with is the 99th percentile of the same callers and the
+same round with half of the cache in use, so a ratio of one half means twice as slow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from app import telemetry
+from app.services.predictions import Serving
+from benchmarks.borrowed_redis import NOT_THERE, borrowed_redis
+from benchmarks.engine_tasks import installed_engine, make_job
+from benchmarks.harness import OURS, Findings, Plan, Row
+from benchmarks.http_contenders import draw_images
+from benchmarks.latency import percentile, summarise_ms
+from benchmarks.rounds import join_rounds
+from benchmarks.service_tasks import ServiceTasks, adapted_tasks
+from models.artifact import BUNDLED
+
+INITIALIZER = BUNDLED / "omniglot-maml"
+INSIDE = 0.5
+INSIDE_NAME = "inside the cache"
+_STATES = re.compile(rb'^innerloop_states_total\{event="hit",tier="device"\} (\S+)$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured: working sets as multiples of the `resident` states that the device holds."""
+
+    resident: int
+    multiples: Sequence[float]
+    callers: Sequence[int]
+    requests: int
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Latencies of one walk over a working set, and the share of requests that found their state on the device."""
+
+    latencies_ms: list[float]
+    hit_share: float
+
+
+def run(plan: Plan) -> Findings:
+    """A row for each store, number of callers and working set."""
+    extent = choose_extent(plan)
+    with borrowed_redis() as redis_url:
+        stores = {"in-process": "", **({"redis": redis_url} if redis_url else {})}
+        rows = [row for name, url in stores.items() for row in asyncio.run(measure_store(plan, extent, name, url))]
+    settings = {"initializer": INITIALIZER.name, "resident_states": extent.resident, "requests": extent.requests, "pattern": "uniform"}
+    return Findings(rows, settings, {} if redis_url else {"redis": NOT_THERE})
+
+
+def choose_extent(plan: Plan) -> Extent:
+    """Everything, or for a smoke run a moment of each kind."""
+    if plan.quick:
+        return Extent(8, (INSIDE, 1.1, 2), (1,), requests=40, rounds=1)
+    return Extent(64, (INSIDE, 1, 1.1, 2, 10), (1, 16), requests=2000, rounds=5)
+
+
+async def measure_store(plan: Plan, extent: Extent, store: str, redis_url: str) -> list[Row]:
+    """The rows of one store: working sets in turn, round after round."""
+    n_tasks = count_tasks(extent, max(extent.multiples))
+    sizes = {"resident_bytes": extent.resident * await count_state_bytes(plan), "redis_url": redis_url}
+    rows = []
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        tasks = await stack.enter_async_context(adapted_tasks(plan, Path(folder), INITIALIZER, n_tasks, **sizes))
+        for callers in extent.callers:
+            rounds = [
+                {multiple: await walk(tasks, callers, count_tasks(extent, multiple), extent.requests) for multiple in extent.multiples}
+                for _ in range(extent.rounds)
+            ]
+            for multiple in extent.multiples:
+                rows.append(make_row_of(store, callers, multiple, extent, rounds))
+                plan.report(rows[-1])
+    return rows
+
+
+def count_tasks(extent: Extent, multiple: float) -> int:
+    """Tasks of a working set that is so many times what is resident."""
+    return max(1, round(extent.resident * multiple))
+
+
+async def count_state_bytes(plan: Plan) -> int:
+    """Bytes of one resident state, as the engine counts them; of as many classes as the tasks here have."""
+    async with installed_engine(plan, INITIALIZER) as (engine, info):
+        await engine.adapt(make_job(info, seed=0))
+        return engine.resident_bytes
+
+
+async def walk(tasks: ServiceTasks, callers: int, working_set: int, requests: int) -> Walk:
+    """Random requests over the first tasks, after each of them was asked once."""
+    chance, latencies_ms = random.Random(working_set), list[float]()
+    chosen = tasks.serving[:working_set]
+    for serving in chosen:
+        await tasks.services.predictions.predict(serving, draw_images(1, 0))
+    planned = iter(chance.choices(chosen, k=requests))
+
+    async def call() -> None:
+        for serving in planned:  # shared by all callers: each takes the next one
+            latencies_ms.append(await time_prediction(tasks, serving))
+
+    hits = count_hits()
+    await asyncio.gather(*(call() for _ in range(callers)))
+    return Walk(latencies_ms, (count_hits() - hits) / requests)
+
+
+async def time_prediction(tasks: ServiceTasks, serving: Serving) -> float:
+    """Milliseconds of one prediction."""
+    queries = draw_images(1, 0)
+    begun_s = time.perf_counter()
+    await tasks.services.predictions.predict(serving, queries)
+    return (time.perf_counter() - begun_s) * 1e3
+
+
+def count_hits() -> float:
+    """States that were found on the device, so far in this process."""
+    found = _STATES.search(telemetry.render_metrics())
+    return float(found[1]) if found else 0.0
+
+
+def make_row_of(store: str, callers: int, multiple: float, extent: Extent, rounds: Sequence[dict[float, Walk]]) -> Row:
+    """The row of one working set."""
+    settings = {"store": store, "callers": callers, "working_set": multiple, "tasks": count_tasks(extent, multiple)}
+    figures = [{OURS: percentile(found[multiple].latencies_ms, 0.99), **peer_of(found, multiple)} for found in rounds]
+    latencies_ms = [latency_ms for found in rounds for latency_ms in found[multiple].latencies_ms]
+    hit_share = sum(found[multiple].hit_share for found in rounds) / len(rounds)
+    return join_rounds(settings, "ms", figures, device_hit_share=round(hit_share, 4), **summarise_ms(latencies_ms))
+
+
+def peer_of(found: dict[float, Walk], multiple: float) -> dict[str, float]:
+    """What a working set is compared with; the one inside the cache with nothing."""
+    return {} if multiple == INSIDE else {INSIDE_NAME: percentile(found[INSIDE].latencies_ms, 0.99)}

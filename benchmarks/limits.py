@@ -1,0 +1,35 @@
+"""What this machine could do of one kind of call if it did nothing but the arithmetic that the call cannot do without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.flops import count_forward, count_head, count_maml, measure_matmul_rate
+from models.artifact import read_card
+from models.backbones import Conv4, build_backbone
+
+
+def find_backbone(folder: Path) -> Conv4:
+    """The network of an image initializer."""
+    learner = read_card(folder).learner
+    backbone = build_backbone(dict(learner["backbone"]), tuple(learner["input_shape"]))
+    if not isinstance(backbone, Conv4):
+        raise ValueError(f"{folder.name} has another backbone than conv4, whose FLOPs are not known")
+    return backbone
+
+
+def find_prediction_limit_per_s(folder: Path, n_way: int, device: str) -> float:
+    """Queries/s at the rate of a large matrix product, measured now."""
+    backbone = find_backbone(folder)
+    return measure_matmul_rate(device) / (count_forward(backbone, 1) + count_head(backbone, 1, n_way))
+
+
+def find_call_limits_per_s(folder: Path, n_way: int, k_shot: int, device: str, adapting_share: float) -> Mapping[str, float]:
+    """Calls/s of each workload of `serve`: predictions of one query, MAML adaptations, and both mixed."""
+    backbone, steps = find_backbone(folder), int(read_card(folder).learner["inner_steps"])
+    rate = measure_matmul_rate(device)
+    predict = count_forward(backbone, 1) + count_head(backbone, 1, n_way)
+    adapt = count_maml(backbone, n_way * k_shot, n_way, steps)
+    mixed = adapting_share * adapt + (1 - adapting_share) * predict
+    return {"predict": rate / predict, "adapt": rate / adapt, "mixed": rate / mixed}

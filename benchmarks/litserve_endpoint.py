@@ -1,0 +1,82 @@
+"""The same service in LitServe: one worker process that holds the net and the adapted models, one route for both calls.
+
+    python -m benchmarks.litserve_endpoint --port 8002 --folder models/initializers/omniglot-maml
+
+LitServe batches calls of one model; here every call has weights of its own, so its batch is served lane by lane.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import uuid
+from pathlib import Path
+from typing import Any
+
+import litserve
+import numpy as np
+import torch
+
+from benchmarks.plain_net import PlainNet, adapt_plainly, load_plain_net, predict_plainly
+
+
+class FewShot(litserve.LitAPI):  # type: ignore[misc, name-defined, unused-ignore]
+    """`{"inputs", "labels"}` adapts and answers with an id; `{"id", "inputs"}` predicts with that model."""
+
+    def __init__(self, folder: Path, n_way: int, threads: int) -> None:
+        super().__init__()
+        self._folder, self._n_way, self._threads = folder, n_way, threads
+
+    def setup(self, device: str) -> None:
+        """Called in the worker process."""
+        if self._threads:
+            torch.set_num_threads(self._threads)
+        net, self._learner = load_plain_net(self._folder, self._n_way)
+        self._net, self._device = net.to(device), device
+        self._models: dict[str, tuple[PlainNet, list[str]]] = {}
+
+    def decode_request(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The request with its images as a tensor."""
+        array = np.load(io.BytesIO(base64.b64decode(request["inputs"])), allow_pickle=False)
+        images = array.astype(np.float32) / 255 if array.dtype == np.uint8 else array.astype(np.float32)
+        return {**request, "inputs": torch.from_numpy(images).to(self._device)}
+
+    def predict(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One call."""
+        return self._predict(request) if "id" in request else self._adapt(request)
+
+    def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
+        """The answer is plain values already."""
+        return output
+
+    def _adapt(self, request: dict[str, Any]) -> dict[str, Any]:
+        classes = sorted(set(request["labels"]))
+        labels = torch.tensor([classes.index(label) for label in request["labels"]], device=self._device)
+        adapted = adapt_plainly(self._net, request["inputs"], labels, self._learner)
+        model_id = uuid.uuid4().hex
+        self._models[model_id] = (adapted, classes)
+        return {"id": model_id}
+
+    def _predict(self, request: dict[str, Any]) -> dict[str, Any]:
+        adapted, classes = self._models[request["id"]]
+        answers = predict_plainly(adapted, request["inputs"]).tolist()
+        return {"predictions": [dict(zip(classes, row, strict=True)) for row in answers]}
+
+
+def main() -> None:
+    """Serves until a signal."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--n-way", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args()
+    accelerator = "cpu" if given.device == "cpu" else "cuda"
+    server = litserve.LitServer(FewShot(given.folder, given.n_way, given.threads), accelerator=accelerator, devices=1, timeout=120)
+    server.run(host="127.0.0.1", port=given.port, generate_client_file=False, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

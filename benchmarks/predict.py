@@ -1,0 +1,151 @@
+"""Predictions through the engine while 1 to 2,000 tasks are resident, each with weights of its own.
+
+    innerloop benchmark predict --json
+
+Callers ask one query each of a task that is drawn at random, and ask again when they are answered. The peer is the limit of a server
+of one model: a bare torch forward of one plain net over as many queries at once as there are callers. S-LoRA lost 5.5 % of its
+throughput from 5 to 2,000 resident adapters (LMSYS, 2023-11-15); rows have the share lost here in `lost_from_5_tasks`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from benchmarks.engine_tasks import N_WAY, EngineTasks, make_queries, resident_tasks
+from benchmarks.harness import OURS, Findings, Plan, Row
+from benchmarks.latency import summarise_ms
+from benchmarks.limits import find_prediction_limit_per_s
+from benchmarks.plain_net import PlainNet, load_plain_net, predict_plainly
+from benchmarks.rounds import join_rounds
+from models.artifact import BUNDLED
+
+INITIALIZERS = ("omniglot-maml", "omniglot-protonet")
+BARE = "bare forward of one model"
+REFERENCE_TASKS = 5
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured."""
+
+    initializers: Sequence[str]
+    tasks: Sequence[int]
+    callers: Sequence[int]
+    window_s: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a window gave."""
+
+    queries_per_s: float
+    latencies_ms: list[float]
+
+
+Rounds = list[Mapping[int, Answered]]
+"""For every round, what each number of resident tasks gave."""
+
+
+def run(plan: Plan) -> Findings:
+    """A row for each initializer, number of callers and number of resident tasks."""
+    extent = choose_extent(plan)
+    rows = [row for name in plan.choose(extent.initializers) for row in asyncio.run(measure_initializer(plan, extent, BUNDLED / name))]
+    return Findings(rows, {"queries_per_call": 1, "window_s": extent.window_s, "seconds_are_of": "the engine, without HTTP"})
+
+
+def choose_extent(plan: Plan) -> Extent:
+    """Everything, or for a smoke run a moment of each kind."""
+    if plan.quick:
+        return Extent(INITIALIZERS[:1], (1, 5, 20), (1, 8), window_s=0.2, rounds=1)
+    return Extent(INITIALIZERS, (1, 5, 10, 100, 1000, 2000), (1, 64), window_s=1.0, rounds=7)
+
+
+async def measure_initializer(plan: Plan, extent: Extent, folder: Path) -> list[Row]:
+    """The rows of one initializer; an engine for each number of tasks, all of them open, asked in turn."""
+    rows, limit_per_s = [], find_prediction_limit_per_s(folder, N_WAY, plan.device)
+    async with AsyncExitStack() as stack:
+        engines = {n_tasks: await stack.enter_async_context(resident_tasks(plan, folder, n_tasks)) for n_tasks in extent.tasks}
+        for callers in extent.callers:
+            bare = prepare_bare_forward(plan.device, callers)
+            rounds: Rounds = []
+            bare_per_s = []
+            for turn in range(-1, extent.rounds):  # the round before the first is a warm-up and is not counted
+                found = {n_tasks: await ask(engines[n_tasks], callers, extent.window_s) for n_tasks in rotate(extent.tasks, turn)}
+                measured_per_s = await asyncio.to_thread(bare.measure_per_s, extent.window_s)
+                if turn >= 0:
+                    rounds.append(found)
+                    bare_per_s.append(measured_per_s)
+            for n_tasks in extent.tasks:
+                rows.append(make_row_of(folder.name, callers, n_tasks, rounds, bare_per_s, limit_per_s))
+                plan.report(rows[-1])
+    return rows
+
+
+def rotate(tasks: Sequence[int], turn: int) -> list[int]:
+    """Another order in every round, so that nobody always runs in the wake of the same neighbour."""
+    start = turn % len(tasks)
+    return [*tasks[start:], *tasks[:start]]
+
+
+async def ask(tasks: EngineTasks, callers: int, window_s: float) -> Answered:
+    """What so many callers get in a window; answers that come after it do not count."""
+    queries = make_queries(tasks.info, 1)
+    chance, latencies_ms = random.Random(callers), list[float]()
+    end_s = time.perf_counter() + window_s
+
+    async def call() -> None:
+        while (begun_s := time.perf_counter()) < end_s:
+            await tasks.engine.predict(chance.choice(tasks.keys), queries)
+            if (ended_s := time.perf_counter()) <= end_s:
+                latencies_ms.append((ended_s - begun_s) * 1e3)
+
+    await asyncio.gather(*(call() for _ in range(callers)))
+    return Answered(max(len(latencies_ms), 0.5) / window_s, latencies_ms)
+
+
+@dataclass(frozen=True)
+class BareForward:
+    """One plain net and a batch of images on the device."""
+
+    net: PlainNet
+    images: torch.Tensor
+
+    def measure_per_s(self, window_s: float) -> float:
+        """Queries per second of forwards one after another, answers on the host."""
+        answered, begun_s = 0, time.perf_counter()
+        while (now_s := time.perf_counter()) < begun_s + window_s:
+            predict_plainly(self.net, self.images).cpu()
+            answered += len(self.images)
+        return answered / (now_s - begun_s)
+
+
+def prepare_bare_forward(device: str, n_queries: int) -> BareForward:
+    """The net of the bundled MAML initializer; the body is the same in the other image initializers, and the head costs next to nothing."""
+    net, _ = load_plain_net(BUNDLED / "omniglot-maml", N_WAY)
+    return BareForward(net.to(device).eval(), torch.rand(n_queries, 1, 28, 28, device=device))
+
+
+def make_row_of(initializer: str, callers: int, n_tasks: int, rounds: Rounds, bare_per_s: Sequence[float], limit_per_s: float) -> Row:
+    """The row of one number of resident tasks."""
+    figures = [{OURS: found[n_tasks].queries_per_s, BARE: bare} for found, bare in zip(rounds, bare_per_s, strict=True)]
+    latencies_ms = [latency_ms for found in rounds for latency_ms in found[n_tasks].latencies_ms]
+    settings = {"initializer": initializer, "resident_tasks": n_tasks, "callers": callers}
+    details = {"lost_from_5_tasks": find_loss(rounds, n_tasks), **summarise_ms(latencies_ms)}
+    return join_rounds(settings, "queries/s", figures, limit=limit_per_s, **details)
+
+
+def find_loss(rounds: Rounds, n_tasks: int) -> float | None:
+    """The median share of throughput lost against the reference of the same round; below zero where it is faster."""
+    if n_tasks <= REFERENCE_TASKS:
+        return None
+    return round(median(1 - found[n_tasks].queries_per_s / found[REFERENCE_TASKS].queries_per_s for found in rounds), 4)

@@ -1,0 +1,187 @@
+"""End to end over HTTP, in real processes: adapt (submit to ready), predict, and both mixed, of 1 to 128 clients.
+
+    innerloop benchmark serve --json
+
+Each client has a task of its own, so nothing can be batched but across tenants. The peers hold the same net and give the same answers:
+a plain FastAPI endpoint that runs the loop in the request, and LitServe. In a closed loop a client asks again when it is answered,
+and what counts is requests/s; in an open loop requests come when they are due, and what counts is the 99th percentile.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from benchmarks import server_process
+from benchmarks.arrivals import poisson_arrivals_s
+from benchmarks.harness import OURS, Findings, Plan, Row
+from benchmarks.http_connection import encode_request
+from benchmarks.http_contenders import CALLS_PER_ROUND, K_SHOT, N_WAY, HttpContender, running_contenders
+from benchmarks.latency import percentile, summarise_ms
+from benchmarks.limits import find_call_limits_per_s
+from benchmarks.load_generator import DRAIN_S, GeneratorProcess, Load, Message, Outcome, Sample
+from benchmarks.phases import count_lanes, mean_lanes, mean_phases_ms
+from benchmarks.rounds import join_rounds
+from models.artifact import BUNDLED
+
+INITIALIZER = BUNDLED / "omniglot-maml"
+CLIENTS = (1, 4, 16, 64, 128)
+WORKLOADS = ("predict", "adapt", "mixed")
+RATES_PER_S: Mapping[str, Sequence[float]] = {"predict": (50, 200, 400), "adapt": (10, 30, 60), "mixed": (50, 150, 300)}
+OPEN_CLIENTS = 64
+BLOCK = 10_000_000
+"""Numbers of one load: more than it can send, so that no two loads share a task's name."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured."""
+
+    clients: Sequence[int]
+    rates_per_s: Mapping[str, Sequence[float]]
+    window_s: float
+    warm_up_s: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of the table: clients of a closed loop, or a rate of an open one."""
+
+    workload: str
+    clients: int
+    rate_per_s: float | None = None
+
+    def __str__(self) -> str:
+        loop = "closed loop" if self.rate_per_s is None else f"open loop at {self.rate_per_s:g}/s"
+        return f"{self.workload}, {self.clients} clients, {loop}"
+
+    def describe(self) -> dict[str, Any]:
+        """As the row's settings."""
+        loop = {"loop": "closed"} if self.rate_per_s is None else {"loop": "open", "rate_per_s": self.rate_per_s}
+        return {"workload": self.workload, "clients": self.clients, **loop}
+
+
+@dataclass
+class Record:
+    """What one contender met in one setting, over all rounds."""
+
+    figures: list[float] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    lanes: dict[str, float] = field(default_factory=dict)
+
+
+def run(plan: Plan) -> Findings:
+    """The rows of every workload, closed loop first."""
+    extent = choose_extent(plan)
+    settings = plan.choose(list_settings(extent))
+    clients = max(setting.clients for setting in settings)
+    with tempfile.TemporaryDirectory() as folder, GeneratorProcess() as generator:
+        ceiling_per_s = measure_ceiling(generator, Path(folder), extent)
+        limits_per_s = find_call_limits_per_s(INITIALIZER, N_WAY, K_SHOT, plan.device, 1 / CALLS_PER_ROUND)
+        with running_contenders(Path(folder), INITIALIZER, clients, plan.threads, plan.device) as contenders:
+            rows = []
+            for setting in settings:
+                limit_per_s = min(ceiling_per_s, limits_per_s[setting.workload])
+                rows.append(measure(generator, contenders, setting, extent, limit_per_s))
+                plan.report(rows[-1])
+    missing = {} if "litserve" in contenders else {"litserve": "not installed: make peers"}
+    common = {"initializer": INITIALIZER.name, "n_way": N_WAY, "k_shot": K_SHOT, "queries_per_request": 1, "window_s": extent.window_s}
+    return Findings(rows, {**common, "generator_ceiling_per_s": round(ceiling_per_s)}, missing)
+
+
+def choose_extent(plan: Plan) -> Extent:
+    """Everything, or for a smoke run a moment of each kind."""
+    if plan.quick:
+        return Extent((1, 4), {"predict": (20,)}, window_s=0.4, warm_up_s=0.1, rounds=1)
+    return Extent(CLIENTS, RATES_PER_S, window_s=4.0, warm_up_s=1.0, rounds=3)
+
+
+def list_settings(extent: Extent) -> list[Setting]:
+    """Every line of the table."""
+    closed = [Setting(workload, clients) for workload in WORKLOADS for clients in extent.clients]
+    most = min(OPEN_CLIENTS, max(extent.clients))
+    return closed + [Setting(workload, most, rate) for workload, rates in extent.rates_per_s.items() for rate in rates]
+
+
+def measure_ceiling(generator: GeneratorProcess, folder: Path, extent: Extent) -> float:
+    """Requests/s of the generator against a server that does nothing: where it, not the service, would be the limit."""
+    server = server_process.start_module("benchmarks.trivial_endpoint", folder)
+    with server_process.stopping([server]):
+        server_process.await_ready(server, "/")
+        message = Message("trivial", encode_request("POST", "/", {"Content-Type": "application/json"}, b" " * 1500))
+        outcome = generator.send(Load(server.port, ((message,),) * 16, extent.window_s, extent.warm_up_s))
+    return len(outcome.samples) / outcome.window_s
+
+
+def measure(
+    generator: GeneratorProcess, contenders: Mapping[str, HttpContender], setting: Setting, extent: Extent, limit_per_s: float
+) -> Row:
+    """One line: every contender once a round, in turn."""
+    records = {name: Record() for name in contenders}
+    for round_number in range(extent.rounds):
+        for name, contender in contenders.items():
+            meet(generator, contender, setting, extent, round_number, records[name])
+    is_closed = setting.rate_per_s is None
+    rounds = [{name: record.figures[index] for name, record in records.items()} for index in range(extent.rounds)]
+    details = {"contenders": {name: describe(record) for name, record in records.items()}}
+    return join_rounds(setting.describe(), "requests/s" if is_closed else "ms", rounds, limit=limit_per_s if is_closed else None, **details)
+
+
+def meet(
+    generator: GeneratorProcess, contender: HttpContender, setting: Setting, extent: Extent, round_number: int, record: Record
+) -> None:
+    """One contender, one round: adds to its record."""
+    before = read_lanes(contender)
+    outcome = generator.send(make_load(contender, setting, extent, round_number))
+    record.lanes = mean_lanes(before, read_lanes(contender))
+    record.samples += outcome.samples
+    record.figures.append(figure_of(outcome, setting))
+
+
+_load_numbers = count(1)
+
+
+def make_load(contender: HttpContender, setting: Setting, extent: Extent, round_number: int) -> Load:
+    """The setting as a load; in a round every contender meets the same arrivals."""
+    clients = tuple(contender.plan_client(setting.workload, client) for client in range(setting.clients))
+    due_s = None
+    if setting.rate_per_s is not None:
+        due_s = tuple(poisson_arrivals_s(setting.rate_per_s, extent.warm_up_s + extent.window_s, seed=round_number))
+    return Load(contender.server.port, clients, extent.window_s, extent.warm_up_s, due_s, first_number=next(_load_numbers) * BLOCK)
+
+
+def read_lanes(contender: HttpContender) -> dict[str, tuple[float, float]]:
+    """Lanes and batches so far; the peers count none."""
+    return count_lanes(contender.server.get("/metrics")) if contender.dialect.name == OURS else {}
+
+
+def is_answered(sample: Sample) -> bool:
+    """A 202 is no answer: the adaptation was not ready within the wait."""
+    return sample.status in (200, 201)
+
+
+def figure_of(outcome: Outcome, setting: Setting) -> float:
+    """Answered requests/s of a closed loop; p99 in milliseconds of an open one, where what was not answered took the longest there is."""
+    if setting.rate_per_s is None:
+        answered = sum(map(is_answered, outcome.samples))
+        return max(answered, 0.5) / outcome.window_s  # half an answer where there was none: a ratio to nothing would be no number
+    return percentile([sample.latency_ms if is_answered(sample) else DRAIN_S * 1e3 for sample in outcome.samples], 0.99)
+
+
+def describe(record: Record) -> dict[str, Any]:
+    """Latencies by kind, what failed, and for the service where the milliseconds went."""
+    kinds = sorted({sample.kind for sample in record.samples})
+    found: dict[str, Any] = {"unanswered": sum(not is_answered(sample) for sample in record.samples)}
+    for kind in kinds:
+        samples = [sample for sample in record.samples if sample.kind == kind and is_answered(sample)]
+        latencies_ms = [sample.latency_ms for sample in samples]
+        phases_ms = mean_phases_ms(samples)
+        if latencies_ms:
+            found[kind] = {**summarise_ms(latencies_ms), "requests": len(samples), **({"phases_ms": phases_ms} if phases_ms else {})}
+    late_ms = percentile([sample.late_ms for sample in record.samples], 0.99) if record.samples else 0.0
+    return {**found, "lanes_per_batch": record.lanes, "sent_late_p99_ms": round(late_ms, 3)}
