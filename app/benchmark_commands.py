@@ -1,4 +1,4 @@
-"""`innerloop benchmark`: our speed beside that of others, measured in one run. The benchmarks are part of a checkout, not of the package."""
+"""`innerloop benchmark`: our speed beside that of others, in one run. The benchmarks are part of a checkout, not of the package."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.catalogue import ROOT
 
+
 def describe_environment(threads: int, device: str, command: str) -> dict[str, Any]:
     """Machine, versions, date, command and git revision of this run."""
     return {

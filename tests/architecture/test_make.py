@@ -23,7 +23,7 @@ def _targets_of_the_readme() -> list[str]:
     return [line.split()[1] for text in texts for line in text.splitlines() if line.startswith("make ")]
 
 
-@pytest.mark.parametrize("target", [*_targets_of_the_readme(), "check", "build", "clean", "help"])
+@pytest.mark.parametrize("target", [*_targets_of_the_readme(), "check", "peers", "build", "clean", "help"])
 def test_a_target_of_the_readme_is_one_make_can_run(target: str) -> None:
     assert dry_run("--always-make", target).strip()
 

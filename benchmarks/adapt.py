@@ -1,0 +1,124 @@
+"""Adaptations of many tasks at once, against the same adaptations as others do them, and against what the arithmetic alone would take.
+
+    innerloop benchmark adapt --json [--only 'maml stride 1-shot 16 lanes']
+
+Everybody starts from the same weights, sees the same tasks and walks the same steps; adapted weights must agree to 1e-4 before
+anything is timed. Ours is the public `Learner.adapt` of stacked support sets, which also measures the loss after the last step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.adapt_peers import PEERS
+from benchmarks.contenders import check_weights, open_peers
+from benchmarks.few_shot import Problem, describe_data, make_problem
+from benchmarks.flops import count_anil, count_forward, count_maml, count_ridge, measure_matmul_rate
+from benchmarks.harness import OURS, Findings, Plan, Row
+from benchmarks.plain_conv4 import stack_weights, to_state
+from benchmarks.timing import time_paired
+from models.backbones import Conv4
+from models.episodes import EpisodeShape
+from models.methods.head_space import TASK_CENTRE
+from models.support import Params
+
+N_WAY, STEPS = 5, 5
+TOLERANCE = 1e-4
+LANES = (1, 4, 16, 64, 256)
+BUDGET_S = 60.0
+OPTIONS: dict[str, dict[str, Any]] = {
+    "maml": {"inner_steps": STEPS, "inner_lr": 0.1, "body_objective": "mean"},
+    "anil": {"inner_steps": STEPS, "inner_lr": 0.1},
+    "protonet": {},
+    "ridge": {},
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row's."""
+
+    method: str
+    downsample: str
+    shot: int
+    lanes: int
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.downsample} {self.shot}-shot {self.lanes} lanes"
+
+    @property
+    def steps(self) -> int:
+        return STEPS if "inner_steps" in OPTIONS[self.method] else 0
+
+
+def list_settings(quick: bool) -> list[Setting]:
+    """All of them, or one of each method with two lanes."""
+    if quick:
+        return [Setting(method, "stride", 1, 2) for method in OPTIONS]
+    return [Setting(m, d, s, n) for m in OPTIONS for d in ("stride", "pool") for s in (1, 5) for n in LANES]
+
+
+def run(plan: Plan) -> Findings:
+    """One row for each setting, and all the peers that are here."""
+    rows, missing = [], {}
+    for setting in plan.choose(list_settings(plan.quick)):
+        row, absent = measure(setting, plan)
+        plan.report(row)
+        rows.append(row)
+        missing.update(absent)
+    return Findings(rows, {"data": describe_data(), "way": N_WAY, "tolerance": TOLERANCE}, missing)
+
+
+def measure(setting: Setting, plan: Plan) -> tuple[Row, dict[str, str]]:
+    """The row, and why peers are missing. Raises Disagreement."""
+    shape = EpisodeShape(N_WAY, setting.shot, 1, setting.lanes)
+    problem = make_problem(setting.method, setting.downsample, shape, setting.steps, plan.device, **OPTIONS[setting.method])
+    ours = our_adaptation(problem)
+    expected = ours()
+    model = problem.make_plain()
+
+    def compare(name: str, result: list[Params] | Params) -> float:
+        weights = stack_weights(result) if isinstance(result, list) else result
+        theirs = to_state(model, weights) if "head.weight" in weights else weights
+        return check_weights(name, theirs, expected, TOLERANCE)
+
+    field = open_peers(PEERS[setting.method], problem, compare)
+    rate = measure_matmul_rate(plan.device)
+    contenders = {OURS: ours, **field.peers}
+    timings = time_paired(contenders, repetitions=plan.repetitions(30), budget_s=BUDGET_S, device=plan.device)
+    flops = setting.lanes * count_flops(setting, problem.backbone)
+    as_written = setting.lanes * count_flops(setting, problem.backbone, as_written=True)
+    ours_s = timings.median_s(OURS)
+    details = {
+        "adaptations_per_s": setting.lanes / ours_s,
+        "gflop": flops / 1e9,
+        "gflop_as_written": as_written / 1e9,
+        "limit_fraction_as_written": as_written / rate / ours_s,
+        "matmul_gflop_per_s": rate / 1e9,
+        "differences": field.differences,
+    }
+    settings = {"method": setting.method, "backbone": f"conv4-64 {setting.downsample}", "way": N_WAY, "shot": setting.shot}
+    row = timings.to_row({**settings, "steps": setting.steps, "lanes": setting.lanes}, limit_s=flops / rate, **details)
+    return row, field.missing
+
+
+def our_adaptation(problem: Problem) -> Callable[[], Params]:
+    """The adapted state by the public call, less what is no weight."""
+
+    def adapt() -> Params:
+        state = problem.learner.adapt(problem.params, problem.episodes.support, problem.steps or None).state
+        return {name: tensor for name, tensor in state.items() if tensor.is_floating_point() and name != TASK_CENTRE}
+
+    return adapt
+
+
+def count_flops(setting: Setting, backbone: Conv4, *, as_written: bool = False) -> int:
+    """FLOPs of one lane."""
+    n = N_WAY * setting.shot
+    if setting.method == "maml":
+        return count_maml(backbone, n, N_WAY, setting.steps, as_written=as_written)
+    if setting.method == "anil":
+        return count_anil(backbone, n, N_WAY, setting.steps)
+    return count_ridge(backbone, n, N_WAY) if setting.method == "ridge" else count_forward(backbone, n)

@@ -1,0 +1,62 @@
+"""Meta-training steps: the second-order gradient of a batch of tasks, against the same gradient as others take it.
+
+    innerloop benchmark train --json
+
+A step is the meta-gradient of 16 tasks, 5-way 1-shot, five inner steps, one query a class. What comes after it (clipping, Adam, the
+moving average) is the same few tensors for everybody, so it is left out. Gradients must agree to a relative 1e-3 before any is timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.adapt import N_WAY, OPTIONS, STEPS
+from benchmarks.contenders import check_gradients, open_peers
+from benchmarks.few_shot import Problem, describe_data, make_problem
+from benchmarks.harness import OURS, Findings, Plan, Row
+from benchmarks.timing import time_paired
+from benchmarks.train_peers import PEERS
+from models.episodes import EpisodeShape
+from models.support import Params
+from models.training.outer_loop import meta_loss
+
+TASKS, QUICK_TASKS = 16, 2
+TOLERANCE = 1e-3
+BUDGET_S = 120.0
+
+
+def run(plan: Plan) -> Findings:
+    """A row for each form of the network."""
+    rows, missing = [], {}
+    for downsample in plan.choose(["stride"] if plan.quick else ["stride", "pool"]):
+        row, absent = measure(downsample, plan)
+        plan.report(row)
+        rows.append(row)
+        missing.update(absent)
+    return Findings(rows, {"data": describe_data(), "tolerance": TOLERANCE, "second_order": True}, missing)
+
+
+def measure(downsample: str, plan: Plan) -> tuple[Row, dict[str, str]]:
+    """The row, and why peers are missing. Raises Disagreement."""
+    tasks = QUICK_TASKS if plan.quick else TASKS
+    problem = make_problem("maml", downsample, EpisodeShape(N_WAY, 1, 1, tasks), STEPS, plan.device, **OPTIONS["maml"])
+    ours = our_gradient(problem)
+    expected = ours()
+    field = open_peers(PEERS, problem, lambda name, theirs: check_gradients(name, theirs, expected, TOLERANCE))
+    contenders = {OURS: ours, **field.peers}
+    timings = time_paired(contenders, repetitions=plan.repetitions(30), budget_s=BUDGET_S, device=plan.device)
+    settings = {"method": "maml", "backbone": f"conv4-64 {downsample}", "way": N_WAY, "shot": 1, "steps": STEPS, "tasks": tasks}
+    return timings.to_row(settings, steps_per_s=1 / timings.median_s(OURS), differences=field.differences), field.missing
+
+
+def our_gradient(problem: Problem) -> Callable[[], Params]:
+    """The meta-gradient as the outer loop takes it."""
+    params = {name: tensor.detach().clone().requires_grad_() for name, tensor in problem.params.items()}
+
+    def differentiate() -> Params:
+        loss, _ = meta_loss(problem.learner, params, problem.episodes)
+        return dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
+
+    return differentiate
