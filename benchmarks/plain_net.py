@@ -69,7 +69,7 @@ def adapt_plainly(net: PlainNet, images: Tensor, labels: Tensor, learner: Mappin
     )
     for _ in range(learner["inner_steps"]):
         optimizer.zero_grad()
-        F.cross_entropy(adapted(images), labels).backward()
+        F.cross_entropy(adapted(images), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return adapted
 
@@ -77,4 +77,5 @@ def adapt_plainly(net: PlainNet, images: Tensor, labels: Tensor, learner: Mappin
 @torch.no_grad()
 def predict_plainly(net: PlainNet, images: Tensor) -> Tensor:
     """Probabilities (n, n_way)."""
-    return (net(images) * net.sharpness).softmax(-1)
+    probabilities: Tensor = (net(images) * net.sharpness).softmax(-1)
+    return probabilities

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.environment import ROOT
+from benchmarks.catalogue import ROOT
 from benchmarks.http_connection import HOST, encode_request
 from benchmarks.load_generator import exchange_all
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness import Plan, list_benchmarks, run_benchmark, to_line
+from benchmarks.catalogue import list_benchmarks
+from benchmarks.harness import Plan, run_benchmark, to_line
 
 SERVING = ("predict", "serve", "cache", "memory")
 
