@@ -11,6 +11,7 @@ import pytest
 from benchmarks.catalogue import list_benchmarks
 from benchmarks.harness import Plan, run_benchmark, to_line
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # about 15 s for the longest on an idle machine, minutes on a busy one
 SERVING = ("predict", "serve", "cache", "memory")
 
 
