@@ -87,7 +87,8 @@ def measure(setting: Setting, plan: Plan) -> tuple[Row, dict[str, str]]:
     field = open_peers(PEERS[setting.method], problem, compare)
     rate = measure_matmul_rate(plan.device)
     contenders = {OURS: ours, **field.peers}
-    timings = time_paired(contenders, repetitions=plan.repetitions(30), budget_s=BUDGET_S, device=plan.device)
+    # No warm-up: everybody has just run once, to be compared.
+    timings = time_paired(contenders, repetitions=plan.repetitions(30), warm_up=0, budget_s=BUDGET_S, device=plan.device)
     flops = setting.lanes * count_flops(setting, problem.backbone)
     as_written = setting.lanes * count_flops(setting, problem.backbone, as_written=True)
     ours_s = timings.median_s(OURS)

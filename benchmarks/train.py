@@ -46,7 +46,8 @@ def measure(downsample: str, plan: Plan) -> tuple[Row, dict[str, str]]:
     expected = ours()
     field = open_peers(PEERS, problem, lambda name, theirs: check_gradients(name, theirs, expected, TOLERANCE))
     contenders = {OURS: ours, **field.peers}
-    timings = time_paired(contenders, repetitions=plan.repetitions(30), budget_s=BUDGET_S, device=plan.device)
+    # No warm-up: everybody has just run once, to be compared.
+    timings = time_paired(contenders, repetitions=plan.repetitions(30), warm_up=0, budget_s=BUDGET_S, device=plan.device)
     settings = {"method": "maml", "backbone": f"conv4-64 {downsample}", "way": N_WAY, "shot": 1, "steps": STEPS, "tasks": tasks}
     return timings.to_row(settings, steps_per_s=1 / timings.median_s(OURS), differences=field.differences), field.missing
 
