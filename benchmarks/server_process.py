@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,10 +77,11 @@ def stopping(servers: Sequence[Server]) -> Iterator[None]:
         for server in servers:
             server.process.send_signal(signal.SIGTERM)
         for server in servers:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 server.process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):  # what is left of its session: LitServe's workers outlive it
                 os.killpg(server.process.pid, signal.SIGKILL)
+            server.process.wait()
 
 
 def await_ready(server: Server, path: str) -> None:
