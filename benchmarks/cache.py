@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app import telemetry
-from app.services.predictions import Serving
+from app.services.serving import Serving
 from benchmarks.borrowed_redis import NOT_THERE, borrowed_redis
 from benchmarks.engine_tasks import installed_engine, make_job
 from benchmarks.harness import OURS, Findings, Plan, Row

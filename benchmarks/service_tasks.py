@@ -10,8 +10,8 @@ from pathlib import Path
 
 from app.composition import Services, build_services
 from app.domain import Caller, SupportSet
-from app.services.predictions import Serving
 from app.services.requests import NewTask
+from app.services.serving import Serving
 from app.settings import Settings
 from benchmarks.harness import Plan
 from benchmarks.http_contenders import K_SHOT, LABELS, N_WAY, draw_images
