@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 Kind = Literal["classification", "regression"]
 
+BODY = "body."
+"""Learners with parameters besides their backbone's name the backbone's so; one that is its backbone has its names as they are."""
+
+
+def take_body(params: Params) -> Params:
+    """The parameters of the backbone among a learner's, by their own names."""
+    return {name.removeprefix(BODY): tensor for name, tensor in params.items() if name.startswith(BODY)}
+
 
 @dataclass(frozen=True)
 class Adaptation:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, or_, select, tuple_, update
+from sqlalchemy import delete, or_, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -85,11 +85,6 @@ async def delete_expired(session: AsyncSession, now: datetime, limit: int) -> Se
 async def delete_expired_fingerprint(session: AsyncSession, fingerprint: str, now: datetime) -> None:
     """Makes room for an equal task when the old one is past its time and only not swept yet."""
     await session.execute(delete(TaskRow).where(TaskRow.fingerprint == fingerprint, TaskRow.expires_at <= now))
-
-
-async def clear_fingerprint(session: AsyncSession, task_id: str) -> None:
-    """The task is no longer what that request asked for (revised or failed): an equal request makes a new one."""
-    await session.execute(update(TaskRow).where(TaskRow.id == task_id).values(fingerprint=None))
 
 
 async def insert_examples(session: AsyncSession, values: dict[str, Any]) -> None:

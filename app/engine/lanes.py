@@ -19,8 +19,8 @@ S = TypeVar("S")
 
 
 @dataclass(frozen=True)
-class AdaptLane(Generic[V]):
-    """A support set to adapt to. Lanes share an inner loop when they take equal steps from equal weights."""
+class _JobLane(Generic[V]):
+    """A support set that waits for the device since `since`."""
 
     version: V
     since: float
@@ -29,6 +29,11 @@ class AdaptLane(Generic[V]):
     @property
     def size(self) -> int:
         return len(self.job.inputs)
+
+
+@dataclass(frozen=True)
+class AdaptLane(_JobLane[V]):
+    """A support set to adapt to. Lanes share an inner loop when they take equal steps from equal weights."""
 
     @property
     def options(self) -> Hashable:
@@ -36,18 +41,11 @@ class AdaptLane(Generic[V]):
 
 
 @dataclass(frozen=True)
-class TrialLane(Generic[V]):
+class TrialLane(_JobLane[V]):
     """A start to be compared with the usual one. It adapts several times, so it is a batch of its own."""
 
-    version: V
-    since: float
-    job: AdaptJob
     neighbour: bytes
     fresh: Array
-
-    @property
-    def size(self) -> int:
-        return len(self.job.inputs)
 
     @property
     def options(self) -> Hashable:
@@ -55,16 +53,8 @@ class TrialLane(Generic[V]):
 
 
 @dataclass(frozen=True)
-class ScoreLane(Generic[V]):
+class ScoreLane(_JobLane[V]):
     """A support set to be answered for without each of its examples. It adapts several times, so it is a batch of its own."""
-
-    version: V
-    since: float
-    job: AdaptJob
-
-    @property
-    def size(self) -> int:
-        return len(self.job.inputs)
 
     @property
     def options(self) -> Hashable:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from models.errors import InvalidOptions
-from models.methods.inner_loop import BODY, GradientLearner
+from models.learner import BODY
+from models.methods.inner_loop import GradientLearner
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from models.methods.inner_loop import BODY, GradientLearner
+from models.learner import BODY
+from models.methods.inner_loop import GradientLearner
 from models.methods.protomaml import prototype_head
 from models.support import Params, Support
 

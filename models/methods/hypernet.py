@@ -22,11 +22,11 @@ from torch import Tensor
 
 from models.backbones import Backbone
 from models.errors import InvalidOptions
-from models.learner import Adaptation, Kind
+from models.learner import BODY, Adaptation, Kind, take_body
 from models.methods.dense import apply_dense, init_dense
 from models.methods.objectives import class_balanced_weights, mask_absent_classes, measure_support
 from models.methods.protonet import class_means
-from models.methods.shared_embedding import BODY, SharedEmbedding, take_body
+from models.methods.shared_embedding import SharedEmbedding
 from models.support import Params, State, Support
 
 FILM = "film."

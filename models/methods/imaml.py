@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.errors import InvalidOptions
-from models.learner import Adaptation
-from models.methods.inner_loop import BODY, CLASS_MASK, GradientLearner
+from models.learner import BODY, Adaptation
+from models.methods.inner_loop import CLASS_MASK, GradientLearner
 from models.support import Params, Support
 
 Vectors = Sequence[Tensor]

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from models.backbones import Backbone
 from models.backbones.tracing import Traces
+from models.learner import BODY, take_body
 from models.support import Params, State, Support
-
-BODY = "body."
 
 
 class Descending(Protocol):
@@ -38,12 +37,20 @@ class Descending(Protocol):
 
 
 @dataclass(frozen=True)
+class Opened:
+    """The inputs of a support set, made ready for a backbone that traces."""
+
+    backbone: Traces
+    inputs: Tensor
+
+
+@dataclass(frozen=True)
 class View:
     """A support set as the steps see it: with its features where no step moves the body, opened where the backbone traces."""
 
     support: Support
     features: Tensor | None = None
-    opened: Tensor | None = None
+    opened: Opened | None = None
 
 
 @dataclass(frozen=True)
@@ -62,16 +69,15 @@ def view(learner: Descending, params: Params, support: Support, *, traced: bool)
     if not any(learner.adapts(name) for name in params if name.startswith(BODY)):
         return View(support, features=learner.features(params, {}, support.inputs))
     if traced and support.inputs.device.type == "cpu" and isinstance(backbone, Traces) and backbone.can_trace:
-        return View(support, opened=backbone.open(support.inputs))
+        return View(support, opened=Opened(backbone, backbone.open(support.inputs)))
     return View(support)
 
 
-def lay_out(learner: Descending, weights: State, seen: View) -> State:
+def lay_out(weights: State, seen: View) -> State:
     """The body's weights, in memory the way the trace reads them fastest; nothing where it is not used."""
-    if seen.opened is None or not isinstance(learner.backbone, Traces):
+    if seen.opened is None:
         return {}
-    body = {name.removeprefix(BODY): tensor for name, tensor in weights.items() if name.startswith(BODY)}
-    return {BODY + name: tensor for name, tensor in learner.backbone.lay_out(body).items()}
+    return {BODY + name: tensor for name, tensor in seen.opened.backbone.lay_out(take_body(weights)).items()}
 
 
 def differentiate(
@@ -90,18 +96,16 @@ def differentiate(
     return Gradients(leaves, by_name, loss, accuracy)
 
 
-def trace(learner: Descending, params: Params, weights: State, moving: State, seen: View) -> Gradients:
-    """The same without a graph of the body; `seen` is opened."""
-    if seen.opened is None or not isinstance(learner.backbone, Traces):
-        raise ValueError("an opened view was expected. This is a bug.")
+def trace(learner: Descending, params: Params, weights: State, moving: State, support: Support, opened: Opened) -> Gradients:
+    """The same without a graph of the body."""
     head = {name: tensor.detach().requires_grad_() for name, tensor in moving.items() if not name.startswith(BODY)}
     with torch.no_grad():
-        features, pull_back = learner.backbone.trace(learner.take_body(params, weights), seen.opened)
+        features, pull_back = opened.backbone.trace(learner.take_body(params, weights), opened.inputs)
     with torch.enable_grad():
         features.requires_grad_()
-        objective, loss, accuracy = learner.measure(params, {**weights, **head}, seen.support, features)
+        objective, loss, accuracy = learner.measure(params, {**weights, **head}, support, features)
         *found, upstream = torch.autograd.grad(objective, [*head.values(), features])
-    divisor = learner.divisor_of_body(seen.support)
+    divisor = learner.divisor_of_body(support)
     with torch.no_grad():
         body = pull_back(upstream if divisor is None else upstream / _spread(divisor, upstream))
     by_name = dict(zip(head, found, strict=True)) | {BODY + name: gradient for name, gradient in body.items() if BODY + name in moving}
@@ -111,9 +115,9 @@ def trace(learner: Descending, params: Params, weights: State, moving: State, se
 def see(learner: Descending, params: Params, weights: State, seen: View) -> Tensor | None:
     """The features of the support set under `weights`, where there is a shorter way to them than the learner's own."""
     has_moved = any(weights[name].dim() > params[name].dim() for name in weights if name.startswith(BODY))
-    if seen.opened is None or not has_moved or not isinstance(learner.backbone, Traces):
+    if seen.opened is None or not has_moved:
         return seen.features
-    return learner.backbone.run(learner.take_body(params, weights), seen.opened)
+    return seen.opened.backbone.run(learner.take_body(params, weights), seen.opened.inputs)
 
 
 def _spread(number: Tensor, gradient: Tensor) -> Tensor:

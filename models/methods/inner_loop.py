@@ -18,13 +18,12 @@ from torch import Tensor
 from models.backbones import Backbone
 from models.backbones.lanes import lane_linear
 from models.errors import InvalidOptions
-from models.learner import Adaptation, Kind
+from models.learner import BODY, Adaptation, Kind, take_body
 from models.methods import inner_gradient
 from models.methods.gradient_similarity import compare_answers, compare_values
-from models.methods.objectives import class_balanced_weights, cross_entropy, mask_absent_classes, squared_error, support_accuracy
+from models.methods.objectives import class_balanced_loss, mask_absent_classes, squared_error, support_accuracy
 from models.support import Params, State, Support
 
-BODY = "body."
 CLASS_WEIGHT, CLASS_BIAS, CLASS_MASK = "class.weight", "class.bias", "class.mask"
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
 LOG_SHARPNESS = "answer.log_sharpness"
@@ -184,14 +183,14 @@ class GradientLearner:
         params = params if differentiable else {name: tensor.detach() for name, tensor in params.items()}
         weights = self._start(params, support)
         views = [inner_gradient.view(self, params, seen, traced=not differentiable) for seen in parts or [support]]
-        weights |= inner_gradient.lay_out(self, weights, views[0])
+        weights |= inner_gradient.lay_out(weights, views[0])
         memory: dict[str, Any] = {}
         for step in range(steps):
             taken, weights, view = weights, self.prepare(params, step, weights), views[step % len(views)]
             laned = self.to_state(params, weights, support.lanes)
             moving = {name: tensor for name, tensor in laned.items() if name != CLASS_MASK and self.moves(step, name)}
             if view.opened is not None and _names(moving, BODY):
-                found = inner_gradient.trace(self, params, weights, moving, view)
+                found = inner_gradient.trace(self, params, weights, moving, view.support, view.opened)
             else:
                 found = inner_gradient.differentiate(
                     self, params, weights, moving, view, create_graph=differentiable and not first_order, retain_graph=differentiable
@@ -210,7 +209,7 @@ class GradientLearner:
 
     def take_body(self, params: Params, weights: Mapping[str, Tensor]) -> Params:
         """The backbone's parameters: those in `weights`, or in `params` where `weights` have none."""
-        return {name.removeprefix(BODY): weights.get(name, params[name]) for name in _names(params, BODY)}
+        return take_body({name: weights.get(name, tensor) for name, tensor in params.items()})
 
     def scale(self, features: Tensor) -> Tensor:
         """Features as the class head reads them."""
@@ -233,8 +232,7 @@ class GradientLearner:
         if self.kind == "regression":
             loss = squared_error(outputs, support)
             return loss.sum(), loss.detach(), torch.full_like(loss, torch.nan)
-        balance = class_balanced_weights(support, outputs.dtype)
-        objective = (cross_entropy(outputs, support.targets).where(support.mask, 0) * balance).sum(1)
+        objective = class_balanced_loss(outputs, support)
         ways = support.class_mask.sum(1)
         return objective.sum(), (objective / ways).detach(), support_accuracy(outputs.detach(), support).to(outputs.dtype)
 

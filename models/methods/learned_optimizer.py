@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from models.errors import InvalidOptions
-from models.methods.inner_loop import BODY, CLASS_BIAS, CLASS_WEIGHT, GradientLearner
+from models.learner import BODY
+from models.methods.inner_loop import CLASS_BIAS, CLASS_WEIGHT, GradientLearner
 from models.support import Params
 
 LOG_RATE, LOGIT_MOMENTUM, LOGIT_DECAY = "optimizer.log_rate.", "optimizer.logit_momentum.", "optimizer.logit_decay."

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from models.episodes import EpisodeBatch
 from models.errors import InvalidOptions
-from models.methods.inner_loop import BODY, CLASS_BIAS, CLASS_WEIGHT, GradientLearner
+from models.learner import BODY
+from models.methods.inner_loop import CLASS_BIAS, CLASS_WEIGHT, GradientLearner
 from models.methods.objectives import query_loss
 from models.support import Params, State
 

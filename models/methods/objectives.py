@@ -33,6 +33,12 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return -F.log_softmax(logits, dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
 
 
+def class_balanced_loss(logits: Tensor, support: Support) -> Tensor:
+    """Cross entropy of each lane's examples, (lanes,), each class weighing one; differentiable."""
+    losses = cross_entropy(logits, support.targets).where(support.mask, 0) * class_balanced_weights(support, logits.dtype)
+    return losses.sum(1)
+
+
 def support_accuracy(logits: Tensor, support: Support) -> Tensor:
     """Share of each lane's real examples whose largest logit is their class, (lanes,)."""
     hits = (logits.argmax(-1) == support.targets) & support.mask
@@ -47,8 +53,7 @@ def measure_support(kind: Kind, outputs: Tensor, support: Support) -> tuple[Tens
     if kind == "regression":
         loss = squared_error(outputs, support)
         return loss, torch.full_like(loss, torch.nan)
-    losses = cross_entropy(outputs, support.targets).where(support.mask, 0) * class_balanced_weights(support, outputs.dtype)
-    return losses.sum(1) / support.class_mask.sum(1), support_accuracy(outputs, support).to(outputs.dtype)
+    return class_balanced_loss(outputs, support) / support.class_mask.sum(1), support_accuracy(outputs, support).to(outputs.dtype)
 
 
 def query_loss(kind: Kind, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:

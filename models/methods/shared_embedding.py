@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from models.backbones import Backbone
+from models.learner import BODY, take_body
 from models.support import Params
-
-BODY = "body."
 
 
 class SharedEmbedding:
@@ -30,8 +29,3 @@ class SharedEmbedding:
     def init_body(self, generator: torch.Generator) -> Params:
         """Fresh parameters of the backbone, by their names in a learner."""
         return {BODY + name: tensor for name, tensor in self.backbone.init(generator).items()}
-
-
-def take_body(params: Params) -> Params:
-    """The parameters of the backbone among a learner's, by their own names."""
-    return {name.removeprefix(BODY): tensor for name, tensor in params.items() if name.startswith(BODY)}

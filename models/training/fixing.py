@@ -11,10 +11,10 @@ from models.artifact import Card, Initializer, save_initializer
 from models.backbones import GatedConv4
 from models.backbones.gated_conv4 import fix_architecture
 from models.errors import InvalidOptions
+from models.learner import BODY
 from models.methods import build_learner
 from models.support import Params
 from models.training.evidence import measure_confidence, measure_rows
-from models.training.init_from import BODY
 from models.training.recipe import parse_recipe
 
 

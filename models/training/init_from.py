@@ -8,10 +8,8 @@ from torch import Tensor
 
 from models.artifact import list_bundled
 from models.errors import InvalidOptions, InvalidRecipe
+from models.learner import BODY
 from models.support import Params
-
-BODY = "body."
-"""Some methods keep their backbone's tensors under this prefix, others have nothing but them; either is taken for the other."""
 
 
 def find_bundled(name: str | None) -> Path | None:
@@ -26,6 +24,7 @@ def find_bundled(name: str | None) -> Path | None:
 
 def take_params(given: Params, fresh: Params, name: str) -> tuple[Params, set[str]]:
     """`fresh` with the tensors that `given` has too, and the names of those. Raises InvalidOptions when it has none of them."""
+    # With the prefix of a body and without it: some methods have nothing but their backbone's tensors.
     known = {key.removeprefix(BODY): tensor for key, tensor in given.items()}
     taken = {key for key, tensor in fresh.items() if _fits(known.get(key.removeprefix(BODY)), tensor)}
     if not taken:

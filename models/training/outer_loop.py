@@ -10,10 +10,9 @@ from torch import Tensor
 from models.backbones import Penalised
 from models.episodes import EpisodeBatch, EpisodeSource
 from models.errors import CheckpointCorrupt, InvalidRecipe
-from models.learner import HasMetaLoss, Learner
+from models.learner import BODY, HasMetaLoss, Learner
 from models.methods.objectives import query_loss
 from models.support import Params
-from models.training.init_from import BODY
 from models.training.recipe import OuterRecipe, Recipe
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")

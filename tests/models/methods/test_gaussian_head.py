@@ -15,10 +15,9 @@ from torch import Tensor
 
 from models.errors import InvalidOptions
 from models.methods.head_space import Gaussian
-from models.methods.objectives import query_loss
 from models.methods.solved_head import SolvedHead
 from models.support import Params, Support, make_support, stack_supports
-from tests.models.methods.tiny_heads import METHODS, Array, build, make_classes, make_params, penalty_of, sharpness_of
+from tests.models.methods.tiny_heads import METHODS, Array, build, check_outer_gradient, make_classes, make_params, penalty_of, sharpness_of
 
 every_method = pytest.mark.parametrize("method", METHODS)
 
@@ -106,21 +105,9 @@ def test_svm_equals_scikit_learns_crammer_singer_on_points_with_this_kernel() ->
 @every_method
 def test_the_outer_gradient_equals_finite_differences_in_every_meta_parameter(method: str) -> None:
     learner = build_gaussian(method, width=4)
-    support, queries = make_classes()
     params = make_params(learner, seed=2)
     params["head.log_sharpness"] = torch.tensor(1.0, dtype=torch.float64)  # or the loss is too steep for differences
-    if method == "svm":
-        params["head.log_c"] = torch.tensor(-2.0, dtype=torch.float64)  # so small that some coefficients are at C, or it had no gradient
-    params = {name: tensor.requires_grad_() for name, tensor in params.items()}
-
-    def loss(*tensors: Tensor) -> Tensor:
-        values = dict(zip(params, tensors, strict=True))
-        state = learner.adapt(values, support, differentiable=True).state
-        return query_loss("classification", learner.predict(values, state, queries), torch.arange(4)[None])[0]
-
-    gradients = torch.autograd.grad(loss(*params.values()), list(params.values()))
-    assert all(gradient.abs().sum() > 0 for gradient in gradients)
-    assert torch.autograd.gradcheck(loss, tuple(params.values()), eps=1e-5, atol=1e-6, rtol=1e-5)
+    check_outer_gradient(learner, params)
 
 
 @every_method

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from models.errors import InvalidOptions
 from models.methods.head_space import Problem
-from models.methods.objectives import query_loss
 from models.support import stack_supports
-from tests.models.methods.tiny_heads import METHODS, build, make_classes, make_params, see, sharpness_of
+from tests.models.methods.tiny_heads import METHODS, build, check_outer_gradient, make_classes, make_params, see, sharpness_of
 
 every_method = pytest.mark.parametrize("method", METHODS)
 
@@ -19,20 +18,7 @@ every_method = pytest.mark.parametrize("method", METHODS)
 @every_method
 def test_the_outer_gradient_equals_finite_differences_in_every_meta_parameter(method: str) -> None:
     learner = build(method, width=4)
-    support, queries = make_classes()
-    params = make_params(learner, seed=2)
-    if method == "svm":
-        params["head.log_c"] = torch.tensor(-2.0, dtype=torch.float64)  # so small that some coefficients are at C, or it had no gradient
-    params = {name: tensor.requires_grad_() for name, tensor in params.items()}
-
-    def loss(*tensors: Tensor) -> Tensor:
-        values = dict(zip(params, tensors, strict=True))
-        state = learner.adapt(values, support, differentiable=True).state
-        return query_loss("classification", learner.predict(values, state, queries), torch.arange(4)[None])[0]
-
-    gradients = torch.autograd.grad(loss(*params.values()), list(params.values()))
-    assert all(gradient.abs().sum() > 0 for gradient in gradients)
-    assert torch.autograd.gradcheck(loss, tuple(params.values()), eps=1e-5, atol=1e-6, rtol=1e-5)
+    check_outer_gradient(learner, make_params(learner, seed=2))
 
 
 @every_method

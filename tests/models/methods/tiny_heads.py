@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.methods import build_learner
+from models.methods.objectives import query_loss
 from models.methods.solved_head import SolvedHead
 from models.support import Params, Support, make_support
 
@@ -74,3 +75,20 @@ def penalty_of(params: Params) -> float:
 
 def sharpness_of(params: Params) -> float:
     return float(np.exp(params["head.log_sharpness"].item()))
+
+
+def check_outer_gradient(learner: SolvedHead, params: Params) -> None:
+    """Holds the gradient of the query loss in every meta-parameter to finite differences, and above zero."""
+    support, queries = make_classes()
+    if "head.log_c" in params:  # so small that some coefficients are at C, or it had no gradient
+        params = {**params, "head.log_c": torch.tensor(-2.0, dtype=torch.float64)}
+    params = {name: tensor.requires_grad_() for name, tensor in params.items()}
+
+    def loss(*tensors: Tensor) -> Tensor:
+        values = dict(zip(params, tensors, strict=True))
+        state = learner.adapt(values, support, differentiable=True).state
+        return query_loss("classification", learner.predict(values, state, queries), torch.arange(4)[None])[0]
+
+    gradients = torch.autograd.grad(loss(*params.values()), list(params.values()))
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+    assert torch.autograd.gradcheck(loss, tuple(params.values()), eps=1e-5, atol=1e-6, rtol=1e-5)
