@@ -3,13 +3,15 @@
 # for CUDA:                        docker build -t innerloop --build-arg TORCH=cu130 .
 # Every RUN line is a command the Makefile uses too (tests/architecture/test_docker.py), so `make` checks it without an engine.
 ARG PYTHON_IMAGE=python:3.13-slim-trixie
+# The same Python with a C compiler, for models/native.
+ARG BUILD_IMAGE=python:3.13-trixie
 
-FROM ${PYTHON_IMAGE} AS build
+FROM ${BUILD_IMAGE} AS build
 # The index of torch wheels: cpu, or a CUDA build of pytorch.org such as cu130.
 ARG TORCH=cpu
 ARG PIP_FLAGS="--no-cache-dir --extra-index-url https://download.pytorch.org/whl/${TORCH}"
 WORKDIR /opt/innerloop
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml hatch_build.py constraints.txt README.md LICENSE ./
 COPY app app
 COPY models models
 COPY migrations migrations

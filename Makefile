@@ -23,7 +23,9 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+NATIVE := hatch_build.py $(wildcard models/native/*.[ch]) models/native/build.py
+
+$(STAMP): pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
 	@touch $@
 
@@ -51,7 +53,7 @@ $(PEERS)/bin/python:
 	$(PYTHON) -m venv $(PEERS)
 
 # The project first: its pinned torch is then there, and the peers' looser bounds cannot fetch another.
-$(PEERS_STAMP): benchmarks/requirements-peers.txt pyproject.toml constraints.txt | $(PEERS)/bin/python
+$(PEERS_STAMP): benchmarks/requirements-peers.txt pyproject.toml constraints.txt $(NATIVE) | $(PEERS)/bin/python
 	$(PEERS)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e .
 	$(PEERS)/bin/pip install $(PIP_FLAGS) -c constraints.txt -r benchmarks/requirements-peers.txt
 	@touch $@

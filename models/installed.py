@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.backbones import lay_out
 from models.confidence import Confidence, parse_confidence
 from models.holdout import HeldOutScore, score_support_set
-from models.learner import Embeds, Explains, Learner, Restarts
+from models.learner import BODY, Embeds, Explains, Learner, Restarts, take_body
 from models.serving import PLAIN, AdaptedLane, AnsweredLane, adapt_lanes, guard_memory, make_template, predict_lanes
 from models.state_format import StateFormat, describe_states
 from models.support import Params, State, Support, make_support
@@ -119,8 +120,15 @@ class Installed:
 def install(loaded: Loaded, device: torch.device, confidence: Mapping[str, Any] | None = None) -> Installed:
     """The initializer on `device`, warmed up by one small adaptation; confidence: the section of its card. Raises CheckpointCorrupt."""
     params = _to_device(loaded.params, device)
+    params |= _lay_out_body(loaded.learner, params)
     states = describe_states(make_template(loaded.learner, params), loaded.params)
     return Installed(loaded.learner, params, states, parse_confidence(confidence or {}))
+
+
+def _lay_out_body(learner: Learner, params: Params) -> Params:
+    """The backbone's parameters in the order of memory it reads them fastest in: once, instead of for every adaptation."""
+    backbone = getattr(learner, "backbone", None)
+    return {} if backbone is None else {BODY + name: tensor for name, tensor in lay_out(backbone, take_body(params)).items()}
 
 
 def to_support(task: Examples) -> Support:

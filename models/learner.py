@@ -6,6 +6,7 @@ nothing is written, so many tenants share one learner, and the same call serves 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -99,6 +100,15 @@ class Explains(Protocol):
     def explain(self, params: Params, state: State, support: Support, queries: Tensor) -> Tensor:
         """Signed weights (lanes, n_query, n_support): how much each example spoke for the predicted class (or value);
         the absolute values of a query sum to one, and padding has zero."""
+        ...
+
+
+@runtime_checkable
+class PredictsEach(Protocol):
+    """A learner that answers by states where they lie: large ones need not be stacked into one tensor for every batch."""
+
+    def predict_each(self, params: Params, states: Sequence[State], queries: Tensor) -> Tensor:
+        """As `Learner.predict` of the stacked states, one for each lane with a lane axis of one."""
         ...
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.confidence import Confidence, calibrate
 from models.errors import InvalidOptions, OutOfMemory
-from models.learner import Explains, Learner
+from models.learner import Explains, Learner, PredictsEach
 from models.support import (
     Params,
     State,
@@ -107,13 +107,12 @@ def predict_lanes(
     sizes = [len(lane) for lane in queries]
 
     def run() -> list[AnsweredLane]:
-        state = states[0] if len(states) == 1 else stack_states(states)
         padded = torch.stack([pad_axis(lane, 0, longest) for lane in queries])
         with torch.no_grad():
             columns = [column.to(device) for column in torch.split(padded, max(1, max_samples // len(queries)), dim=1)]
-            outputs = torch.cat([learner.predict(params, state, column) for column in columns], dim=1)
+            outputs = torch.cat([_predict(learner, params, states, column) for column in columns], dim=1)
             answers, unknown = calibrate(outputs, confidence) if learner.kind == "classification" else (outputs, None)
-            weights = _explain(learner, params, state, columns, stack_supports(explained).to(device)) if explained else None
+            weights = _explain(learner, params, states, columns, stack_supports(explained).to(device)) if explained else None
             answers, unknown = answers.cpu(), None if unknown is None else unknown.cpu()
         return [
             AnsweredLane(
@@ -157,10 +156,17 @@ def _take_answers(answers: Tensor, n_query: int, state: State) -> Tensor:
     return mine.clone()  # not a view: it would keep the whole batch's answers alive
 
 
-def _explain(learner: Learner, params: Params, state: State, columns: Sequence[Tensor], support: Support) -> Tensor:
+def _predict(learner: Learner, params: Params, states: Sequence[State], queries: Tensor) -> Tensor:
+    if isinstance(learner, PredictsEach):
+        return learner.predict_each(params, states, queries)
+    return learner.predict(params, states[0] if len(states) == 1 else stack_states(states), queries)
+
+
+def _explain(learner: Learner, params: Params, states: Sequence[State], columns: Sequence[Tensor], support: Support) -> Tensor:
     """(lanes, n_query, n_support) of queries that come in columns (lanes, n, *input_shape); of a class that was the answer's own."""
     if not isinstance(learner, Explains):
         raise InvalidOptions("this learner cannot say which support examples drove an answer")
+    state = stack_states(states)
     return torch.cat([learner.explain(params, state, support, column) for column in columns], dim=1).cpu()
 
 

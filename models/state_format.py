@@ -84,6 +84,7 @@ class StateFormat:
         state = {name: _check(name, stored[name], self.template[name].dtype, self._shape(name, counts)) for name in self.plain}
         for name, group in self.groups.items():
             state |= _unpack(name, group, stored[name], [self._shape(member, counts) for member in group.names])
+        state = {name: _lay_out(tensor, self.template[name]) for name, tensor in state.items()}
         return state | {mask: torch.ones(1, counts[mask], dtype=torch.bool) for mask in MASKS if mask in self.template}
 
     def _read_head(self, head: Tensor | None) -> dict[str, int]:
@@ -147,6 +148,13 @@ def _unpack(name: str, group: Group, packed: Tensor, shapes: Sequence[torch.Size
     values[: len(group.base)] += group.base
     parts = torch.split(_check(name, values, torch.float32, values.shape), [shape.numel() for shape in shapes])
     return {member: part.view(shape) for member, part, shape in zip(group.names, parts, shapes, strict=True)}
+
+
+def _lay_out(tensor: Tensor, template: Tensor) -> Tensor:
+    """The same numbers, in memory as the learner lays them out: reading them any other way would copy them for every answer."""
+    if template.is_contiguous():
+        return tensor
+    return torch.empty_strided(tensor.shape, template.stride()).copy_(tensor)
 
 
 def _digest(params: Params) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,7 +15,7 @@ from models.errors import InvalidOptions
 from models.options import parse_options
 from models.support import Params
 
-__all__ = ["Backbone", "Conv4", "GatedConv4", "Mlp", "Penalised", "build_backbone"]
+__all__ = ["Backbone", "Conv4", "GatedConv4", "LaysOut", "Mlp", "Penalised", "ReadsEach", "build_backbone", "lay_out"]
 
 KINDS: Mapping[str, type[Conv4] | type[GatedConv4] | type[Mlp]] = {"conv4": Conv4, "gated-conv4": GatedConv4, "mlp": Mlp}
 
@@ -41,6 +41,29 @@ class Penalised(Protocol):
     def cost(self, params: Params) -> Tensor:
         """A scalar, 1 for the most expensive form, whose gradient in `params` makes the backbone cheaper."""
         ...
+
+
+@runtime_checkable
+class ReadsEach(Protocol):
+    """A backbone that reads each lane's parameters where they lie."""
+
+    def features_each(self, params: Sequence[Params], inputs: Tensor) -> Tensor:
+        """As `features` by parameters stacked along a lane axis; params: one for each lane, with a lane axis of one. No gradient."""
+        ...
+
+
+@runtime_checkable
+class LaysOut(Protocol):
+    """A backbone that reads its parameters fastest when they lie in memory in its own way."""
+
+    def lay_out(self, params: Params) -> Params:
+        """The same parameters, laid out so; those that are already are not copied."""
+        ...
+
+
+def lay_out(backbone: Backbone, params: Params) -> Params:
+    """A backbone's parameters, in memory the way it reads them fastest."""
+    return backbone.lay_out(params) if isinstance(backbone, LaysOut) else params
 
 
 def build_backbone(spec: Mapping[str, Any], input_shape: tuple[int, ...]) -> Backbone:

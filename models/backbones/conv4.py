@@ -7,6 +7,7 @@ Normalisation looks at one example at a time, never at a batch: DECISIONS.md has
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -15,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.backbones import window_rows
 from models.backbones.attention import attend, init_attention
-from models.backbones.conv4_trace import BlockPlan, open_windows, pull_back, run_blocks
+from models.backbones.conv4_native import BlockPlan, Network, lay_out, make_network
 from models.backbones.lanes import group_normalise, lane_conv, max_pool, scale_and_shift
-from models.backbones.tracing import Pullback
 from models.errors import InvalidOptions
+from models.native.library import find_library
 from models.support import Params
 
 BLOCKS = 4
+BLOCK_PARAMETERS = (("conv", "weight"), ("norm", "scale"), ("norm", "shift"))
 ATTENDED_BLOCK = 3
 """Attention reads this block's maps: with 28x28 images and strides 4x4 places; one block later there are four left to relate."""
 
@@ -107,6 +108,9 @@ class Conv4:
 
     def features(self, params: Params, inputs: Tensor) -> Tensor:
         """(lanes, n, channels, height, width) to (lanes, n, feature_dim), with shared or per-lane parameters."""
+        native = self.find_native(inputs)
+        if native is not None:
+            return native.features(inputs, [params[name] for name in self._names])
         maps = inputs
         for block in range(1, BLOCKS + 1):
             maps = self.convolve(params, maps, block)
@@ -116,39 +120,43 @@ class Conv4:
                 maps = attend(params, maps, self.attention)
         return maps.flatten(2)
 
-    # What `models.backbones.tracing.Traces` asks for.
+    def features_each(self, params: Sequence[Params], inputs: Tensor) -> Tensor:
+        """The same by each lane's own parameters (1, ...), where they lie; stacked where torch is to read them. Without a gradient."""
+        native = self.find_native(inputs)
+        if native is not None:
+            return native.features_each(inputs, [[lane[name] for name in self._names] for lane in params])
+        return self.features({name: torch.cat([lane[name] for lane in params]) for name in params[0]}, inputs)
 
-    @property
-    def can_trace(self) -> bool:
-        return not self.extra and not self.attention
+    def find_native(self, inputs: Tensor) -> Network | None:
+        """What computes the features of such inputs in C, with its derivatives in the parameters; None where torch does."""
+        if self.extra or self.attention or inputs.device.type != "cpu" or inputs.requires_grad:
+            return None
+        return self._networks.get(inputs.dtype)
 
     def lay_out(self, params: Params) -> Params:
-        return {name: window_rows.lay_out(tensor) if name.startswith("conv") else tensor for name, tensor in params.items()}
+        """The same parameters, in memory the way `features` reads them fastest."""
+        if self.find_native(torch.empty(0, device=next(iter(params.values())).device)) is None:
+            return params
+        return {name: lay_out(tensor) if name.startswith("conv") else tensor for name, tensor in params.items()}
 
-    def open(self, inputs: Tensor) -> Tensor:
-        return open_windows(inputs, self._plans[0])
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(f"{name}{block}.{part}" for block in range(1, BLOCKS + 1) for name, part in BLOCK_PARAMETERS)
 
-    def trace(self, params: Params, opened: Tensor) -> tuple[Tensor, Pullback]:
-        out, traces = run_blocks(self._plans, params, opened)
-        features = self._flatten(out, opened.shape[0])
-        size = self.map_size(BLOCKS)
-        return features, lambda upstream: pull_back(traces, upstream.reshape(*upstream.shape[:2], -1, *size))
-
-    def run(self, params: Params, opened: Tensor) -> Tensor:
-        out, _ = run_blocks(self._plans, params, opened, keep=False)
-        return self._flatten(out, opened.shape[0])
-
-    def _flatten(self, out: Tensor, lanes: int) -> Tensor:
-        """Features (lanes, n, d), channels first, of what leaves the last block, (lanes * n, h, w, c)."""
-        return out.permute(0, 3, 1, 2).reshape(lanes, out.shape[0] // lanes, self.feature_dim)
+    @cached_property
+    def _networks(self) -> dict[torch.dtype, Network]:
+        """By number type, where there is a library for it."""
+        found = {dtype: find_library(dtype, math.gcd(*self.block_widths)) for dtype in (torch.float32, torch.float64)}
+        return {dtype: make_network(library, self._plans, self.feature_dim) for dtype, library in found.items() if library is not None}
 
     @cached_property
     def _plans(self) -> tuple[BlockPlan, ...]:
-        stride, plans = 2 if self.downsample == "stride" else 1, []
+        stride, plans, c_in = 2 if self.downsample == "stride" else 1, [], self.input_shape[0]
         for block, width in enumerate(self.block_widths, start=1):
             size_in = self.map_size(block - 1)
             size = self.map_size(block) if stride == 2 else size_in
-            plans.append(BlockPlan(block, stride, size_in, size, self._count_groups(width), self.downsample == "pool"))
+            plans.append(BlockPlan(stride, size_in, size, c_in, width, self._count_groups(width), self.downsample == "pool"))
+            c_in = width
         return tuple(plans)
 
     def convolve(self, params: Params, maps: Tensor, block: int) -> Tensor:

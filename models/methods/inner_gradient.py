@@ -1,8 +1,4 @@
-"""Where an inner step points: the gradient of the support loss in what the step moves.
-
-Two ways to the same numbers. Autograd, which meta-training can differentiate again; and, where nobody will, autograd as far as the
-features and from there the backbone's own derivative (`models.backbones.tracing`), which keeps no graph of the body.
-"""
+"""Where an inner step points: the gradient of the support loss in what the step moves."""
 
 from __future__ import annotations
 
@@ -13,23 +9,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from models.backbones import Backbone
-from models.backbones.tracing import Traces
-from models.learner import BODY, take_body
+from models.learner import BODY
 from models.support import Params, State, Support
 
 
 class Descending(Protocol):
     """What of a gradient-based learner is needed here; see `models.methods.inner_loop.GradientLearner`."""
 
-    @property
-    def backbone(self) -> Backbone: ...
-
-    def adapts(self, name: str) -> bool: ...
-
-    def take_body(self, params: Params, weights: Mapping[str, Tensor]) -> Params: ...
-
     def features(self, params: Params, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor: ...
+
+    def to_state(self, params: Params, weights: State, lanes: int) -> State: ...
 
     def divisor_of_body(self, support: Support) -> Tensor | None: ...
 
@@ -37,20 +26,20 @@ class Descending(Protocol):
 
 
 @dataclass(frozen=True)
-class Opened:
-    """The inputs of a support set, made ready for a backbone that traces."""
+class Look:
+    """A support set through one body: the features, and the body's tensors that they can be differentiated in, with a lane axis.
 
-    backbone: Traces
-    inputs: Tensor
-
-
-@dataclass(frozen=True)
-class View:
-    """A support set as the steps see it: with its features where no step moves the body, opened where the backbone traces."""
+    body: what `leaves` were made of, to tell whether another body would show anything else.
+    """
 
     support: Support
-    features: Tensor | None = None
-    opened: Opened | None = None
+    body: State
+    leaves: State
+    features: Tensor
+
+    def shows(self, support: Support, weights: State) -> bool:
+        """Whether this support set through the body in `weights` is the same sight."""
+        return self.support is support and all(tensor is weights[name] for name, tensor in self.body.items())
 
 
 @dataclass(frozen=True)
@@ -63,63 +52,47 @@ class Gradients:
     accuracy: Tensor
 
 
-def view(learner: Descending, params: Params, support: Support, *, traced: bool) -> View:
-    """`traced` asks for the backbone's own derivative, which is there for a CPU: on a GPU it was not measured, and autograd stays."""
-    backbone = learner.backbone
-    if not any(learner.adapts(name) for name in params if name.startswith(BODY)):
-        return View(support, features=learner.features(params, {}, support.inputs))
-    if traced and support.inputs.device.type == "cpu" and isinstance(backbone, Traces) and backbone.can_trace:
-        return View(support, opened=Opened(backbone, backbone.open(support.inputs)))
-    return View(support)
-
-
-def lay_out(weights: State, seen: View) -> State:
-    """The body's weights, in memory the way the trace reads them fastest; nothing where it is not used."""
-    if seen.opened is None:
-        return {}
-    return {BODY + name: tensor for name, tensor in seen.opened.backbone.lay_out(take_body(weights)).items()}
+def look(learner: Descending, params: Params, weights: State, support: Support, last: Look | None) -> Look:
+    """Takes the last look again where nothing has moved since: all steps of a method that keeps its body see the same features, and
+    so do the first two where the first moves only the head."""
+    if last is not None and last.shows(support, weights):
+        return last
+    body = {name: tensor for name, tensor in weights.items() if name.startswith(BODY)}
+    leaves = _to_leaves(learner.to_state(params, body, support.lanes))
+    with torch.enable_grad():
+        return Look(support, body, leaves, learner.features(params, {**weights, **leaves}, support.inputs))
 
 
 def differentiate(
-    learner: Descending, params: Params, weights: State, moving: State, seen: View, *, create_graph: bool, retain_graph: bool
+    learner: Descending, params: Params, weights: State, moving: State, seen: Look, *, create_graph: bool, retain_graph: bool
 ) -> Gradients:
-    """By autograd; with `create_graph` the gradients can be differentiated themselves. moving: laned, of `weights`."""
+    """With `create_graph` the gradients can be differentiated themselves. moving: laned, of `weights`."""
+    body = {name: seen.leaves[name] for name in moving if name in seen.leaves}
+    head = {name: _to_leaf(tensor) for name, tensor in moving.items() if name not in body}
     with torch.enable_grad():
-        leaves = {name: tensor if tensor.requires_grad else tensor.detach().requires_grad_() for name, tensor in moving.items()}
-        objective, loss, accuracy = learner.measure(params, {**weights, **leaves}, seen.support, seen.features)
-        found = torch.autograd.grad(objective, list(leaves.values()), create_graph=create_graph, retain_graph=retain_graph)
-    divisor = learner.divisor_of_body(seen.support)
-    by_name = {
-        name: gradient if divisor is None or not name.startswith(BODY) else gradient / _spread(divisor, gradient)
-        for name, gradient in zip(leaves, found, strict=True)
-    }
-    return Gradients(leaves, by_name, loss, accuracy)
+        features = _see_anew(seen.features, keeps_graph=create_graph or retain_graph)
+        objective, loss, accuracy = learner.measure(params, {**weights, **head, **body}, seen.support, features)
+        aims = [*head.values(), *([features] if body else [])]
+        found = list(torch.autograd.grad(objective, aims, create_graph=create_graph, retain_graph=retain_graph))
+        if body:
+            upstream = _divide(found.pop(), learner.divisor_of_body(seen.support))
+            found += torch.autograd.grad(seen.features, list(body.values()), upstream, create_graph=create_graph, retain_graph=retain_graph)
+    return Gradients({**head, **body}, dict(zip([*head, *body], found, strict=True)), loss, accuracy)
 
 
-def trace(learner: Descending, params: Params, weights: State, moving: State, support: Support, opened: Opened) -> Gradients:
-    """The same without a graph of the body."""
-    head = {name: tensor.detach().requires_grad_() for name, tensor in moving.items() if not name.startswith(BODY)}
-    with torch.no_grad():
-        features, pull_back = opened.backbone.trace(learner.take_body(params, weights), opened.inputs)
-    with torch.enable_grad():
-        features.requires_grad_()
-        objective, loss, accuracy = learner.measure(params, {**weights, **head}, support, features)
-        *found, upstream = torch.autograd.grad(objective, [*head.values(), features])
-    divisor = learner.divisor_of_body(support)
-    with torch.no_grad():
-        body = pull_back(upstream if divisor is None else upstream / _spread(divisor, upstream))
-    by_name = dict(zip(head, found, strict=True)) | {BODY + name: gradient for name, gradient in body.items() if BODY + name in moving}
-    return Gradients(moving, by_name, loss, accuracy)
+def _see_anew(features: Tensor, *, keeps_graph: bool) -> Tensor:
+    """The same features as a tensor of this step's own: the head may have been moved by them before, which is not this step's slope."""
+    return features.view_as(features) if keeps_graph else features.detach().requires_grad_()
 
 
-def see(learner: Descending, params: Params, weights: State, seen: View) -> Tensor | None:
-    """The features of the support set under `weights`, where there is a shorter way to them than the learner's own."""
-    has_moved = any(weights[name].dim() > params[name].dim() for name in weights if name.startswith(BODY))
-    if seen.opened is None or not has_moved:
-        return seen.features
-    return seen.opened.backbone.run(learner.take_body(params, weights), seen.opened.inputs)
+def _divide(gradient: Tensor, divisor: Tensor | None) -> Tensor:
+    """By one number a lane."""
+    return gradient if divisor is None else gradient / divisor.view(-1, *[1] * (gradient.dim() - 1))
 
 
-def _spread(number: Tensor, gradient: Tensor) -> Tensor:
-    """One number a lane, beside a gradient of any shape."""
-    return number.view(-1, *[1] * (gradient.dim() - 1))
+def _to_leaves(tensors: State) -> State:
+    return {name: _to_leaf(tensor) for name, tensor in tensors.items()}
+
+
+def _to_leaf(tensor: Tensor) -> Tensor:
+    return tensor if tensor.requires_grad else tensor.detach().requires_grad_()

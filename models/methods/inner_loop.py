@@ -15,14 +15,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from models.backbones import Backbone
+from models.backbones import Backbone, ReadsEach, lay_out
 from models.backbones.lanes import lane_linear
 from models.errors import InvalidOptions
 from models.learner import BODY, Adaptation, Kind, take_body
 from models.methods import inner_gradient
 from models.methods.gradient_similarity import compare_answers, compare_values
 from models.methods.objectives import class_balanced_loss, mask_absent_classes, squared_error, support_accuracy
-from models.support import Params, State, Support
+from models.support import Params, State, Support, stack_states
 
 CLASS_WEIGHT, CLASS_BIAS, CLASS_MASK = "class.weight", "class.bias", "class.mask"
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
@@ -140,12 +140,19 @@ class GradientLearner:
         losses, accuracies = zip(*curve, strict=True)
         state = self.to_state(params, weights, support.lanes)
         if not differentiable:
-            state = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}  # law 4
+            state = {name: tensor.clone() for name, tensor in state.items()}  # law 4
         return Adaptation(state, torch.stack(losses, 1), torch.stack(accuracies, 1))
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
-        outputs = self.outputs(params, state, queries)
-        return outputs if self.kind == "regression" else outputs * params[LOG_SHARPNESS].exp()
+        return self.sharpen(params, self.outputs(params, state, queries))
+
+    def predict_each(self, params: Params, states: Sequence[State], queries: Tensor) -> Tensor:
+        backbone, body = self.backbone, {BODY + name for name in take_body(states[0])}
+        if not body or not isinstance(backbone, ReadsEach):
+            return self.predict(params, stack_states(states), queries)
+        features = backbone.features_each([take_body({**params, **state}) for state in states], queries)
+        rest = stack_states([{name: state[name] for name in state if name not in body} for state in states])
+        return self.sharpen(params, self.read(params, rest, features))
 
     def embed(self, params: Params, inputs: Tensor) -> Tensor:
         return self.features(params, {}, inputs)
@@ -181,26 +188,22 @@ class GradientLearner:
         if steps < 0:
             raise InvalidOptions(f"steps must be at least 0, got {steps}")
         params = params if differentiable else {name: tensor.detach() for name, tensor in params.items()}
-        weights = self._start(params, support)
-        views = [inner_gradient.view(self, params, seen, traced=not differentiable) for seen in parts or [support]]
-        weights |= inner_gradient.lay_out(weights, views[0])
-        memory: dict[str, Any] = {}
+        weights, memory = self._start(params, support), dict[str, Any]()
+        seen: inner_gradient.Look | None = None
         for step in range(steps):
-            taken, weights, view = weights, self.prepare(params, step, weights), views[step % len(views)]
+            taken, weights, part = weights, self.prepare(params, step, weights), parts[step % len(parts)] if parts else support
             laned = self.to_state(params, weights, support.lanes)
             moving = {name: tensor for name, tensor in laned.items() if name != CLASS_MASK and self.moves(step, name)}
-            if view.opened is not None and _names(moving, BODY):
-                found = inner_gradient.trace(self, params, weights, moving, view.support, view.opened)
-            else:
-                found = inner_gradient.differentiate(
-                    self, params, weights, moving, view, create_graph=differentiable and not first_order, retain_graph=differentiable
-                )
+            seen = inner_gradient.look(self, params, weights, part, seen)
+            found = inner_gradient.differentiate(
+                self, params, weights, moving, seen, create_graph=differentiable and not first_order, retain_graph=differentiable
+            )
             yield InnerPoint(taken, found.loss, found.accuracy)
             start = found.leaves if differentiable else moving
             weights = {**weights, **self._move(params, step, start, found.by_name, memory)}
         with torch.no_grad():
-            whole = inner_gradient.view(self, params, support, traced=False) if parts else views[0]
-            _, loss, accuracy = self.measure(params, weights, support, inner_gradient.see(self, params, weights, whole))
+            features = seen.features if seen is not None and seen.shows(support, weights) else None
+            _, loss, accuracy = self.measure(params, weights, support, features)
         yield InnerPoint(weights, loss, accuracy)
 
     def features(self, params: Params, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -218,6 +221,10 @@ class GradientLearner:
     def outputs(self, params: Params, weights: State, inputs: Tensor) -> Tensor:
         """What the inner loop descends on: logits of unit sharpness, or values."""
         return self.read(params, weights, self.features(params, weights, inputs))
+
+    def sharpen(self, params: Params, outputs: Tensor) -> Tensor:
+        """The answer that `outputs` stand for."""
+        return outputs if self.kind == "regression" else outputs * params[LOG_SHARPNESS].exp()
 
     def read(self, params: Params, weights: State, features: Tensor) -> Tensor:
         """What the head makes of features (lanes, n, d)."""
@@ -243,7 +250,9 @@ class GradientLearner:
 
     def _start(self, params: Params, support: Support) -> State:
         """What the inner loop adapts, as the meta-parameters have it, and for classification the head."""
-        weights = {name: params[name] for name in (*_names(params, BODY), *_names(params, "head.")) if self.adapts(name)}
+        body = {name: tensor for name, tensor in lay_out(self.backbone, take_body(params)).items() if self.adapts(BODY + name)}
+        weights = {BODY + name: tensor for name, tensor in body.items()}
+        weights |= {name: params[name] for name in _names(params, "head.") if self.adapts(name)}
         if self.kind == "classification":
             weights[CLASS_WEIGHT], weights[CLASS_BIAS] = self.start_head(params, support)
             weights[CLASS_MASK] = support.class_mask

@@ -22,7 +22,7 @@ from torch import Tensor
 from models.episodes import EpisodeBatch
 from models.errors import InvalidOptions
 from models.methods.inner_loop import LOG_SHARPNESS, GradientLearner, InnerPoint
-from models.support import Params, State, Support
+from models.support import Params, Support
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Reptile(GradientLearner):
     def init(self, generator: torch.Generator) -> Params:
         return {name: tensor for name, tensor in super().init(generator).items() if name != LOG_SHARPNESS}
 
-    def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
-        return self.outputs(params, state, queries)
+    def sharpen(self, params: Params, outputs: Tensor) -> Tensor:
+        return outputs
 
     def meta_loss(self, params: Params, batch: EpisodeBatch, progress: float) -> tuple[Tensor, float]:
         """Half the squared way from the initial to the adapted weights, mean over lanes; the accuracy is that on the

@@ -61,7 +61,7 @@ def write_card(recipe: Recipe, learner: Learner, made: Making, accuracy: list[di
         meta_steps=made.meta_steps,
         git_revision=made.git_revision,
         trained_with=made.command,
-        train_seconds=round(made.seconds, 1),
+        train_seconds=round(made.seconds, 3),
         hardware=describe_hardware(made.device),
         torch_version=str(torch.__version__),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),

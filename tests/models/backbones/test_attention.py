@@ -86,7 +86,7 @@ def test_a_network_that_takes_up_attention_starts_at_its_old_answers() -> None:
     params, taken = take_params(old, attentive.init(torch.Generator().manual_seed(1)), "plain")
     assert taken == set(old)
     inputs = torch.rand(2, 3, *SHAPE, generator=torch.Generator().manual_seed(2))
-    assert torch.equal(attentive.features(params, inputs), plain.features(old, inputs))
+    torch.testing.assert_close(attentive.features(params, inputs), plain.features(old, inputs))
     moved = {**params, "attention.out.weight": torch.eye(8)}
     assert not torch.allclose(attentive.features(moved, inputs), plain.features(old, inputs), atol=1e-2)
 
@@ -98,7 +98,7 @@ def test_the_bundled_prototype_network_answers_alike_with_attention_added() -> N
     learner = build_learner(spec)
     params, _ = take_params(initializer.params, learner.init(torch.Generator().manual_seed(0)), folder.name)
     inputs = torch.rand(1, 4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(learner.embed(params, inputs), initializer.learner.embed(initializer.params, inputs))  # type: ignore[attr-defined]
+    torch.testing.assert_close(learner.embed(params, inputs), initializer.learner.embed(initializer.params, inputs))  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("heads", [3, 16, -1])

@@ -67,7 +67,7 @@ def test_a_fresh_residual_convolution_adds_nothing_but_can_learn() -> None:
     plain, deeper = conv4(), conv4(extra=[1, 2, 3, 4])
     params = {name: tensor.requires_grad_() for name, tensor in deeper.init(torch.Generator().manual_seed(0)).items()}
     images = torch.rand(1, 2, *SHAPE, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(deeper.features(params, images), plain.features(params, images))
+    torch.testing.assert_close(deeper.features(params, images), plain.features(params, images))
     deeper.features(params, images).square().sum().backward()
     slopes = [params[f"extra{block}.scale"].grad for block in (1, 2, 3, 4)]
     assert all(slope is not None and slope.abs().sum() > 0 for slope in slopes)

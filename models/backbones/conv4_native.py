@@ -1,0 +1,183 @@
+"""Conv-4 in C for CPUs (`models/native`): features, their gradient, and the gradient of that, under shared or per-lane parameters.
+
+Autograd over torch's convolutions is the reference (`tests/models/backbones/test_conv4_native.py`), and the way on every other device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """A convolution at `stride` from `c_in` maps of size_in to `c_out` of `size`, normalisation in `groups` (0: none), 2x2 pooling."""
+
+    stride: int
+    size_in: tuple[int, int]
+    size: tuple[int, int]
+    c_in: int
+    c_out: int
+    groups: int
+    pools: bool
+
+
+@dataclass(frozen=True)
+class Network:
+    """The blocks of a Conv-4 and the library that runs them. Parameters come as kernel, scale and shift of each block."""
+
+    library: ctypes.CDLL
+    blocks: Array
+    feature_dim: int
+
+    def features(self, images: Tensor, params: Sequence[Tensor]) -> Tensor:
+        """(lanes, n, c, h, w) to (lanes, n, feature_dim); params ([lanes,] ...). Differentiable twice in the parameters."""
+        features: Tensor = _Features.apply(self, images.contiguous(), *params)  # type: ignore[no-untyped-call]
+        return features
+
+    def features_each(self, images: Tensor, params: Sequence[Sequence[Tensor]]) -> Tensor:
+        """The same by each lane's parameters (1, ...) where they lie, without a derivative."""
+        rows = [[param if _is_whole(param) else _to_rows(param) for param in lane] for lane in params]
+        pointers = np.array([[tensor.data_ptr() for tensor in lane] for lane in rows], dtype=np.int64)
+        features = images.new_empty(*images.shape[:2], self.feature_dim)
+        self.call("run", images.shape[0], images.shape[1], pointers, images.contiguous(), None, features, count_parts(*images.shape[:2]))
+        return features
+
+    def call(self, name: str, lanes: int, n: int, *arguments: Tensor | Array | int | None) -> None:
+        """A function of the library. Raises MemoryError."""
+        function, addresses = getattr(self.library, name), [_address(argument) for argument in arguments]
+        if function(self.blocks.ctypes.data, len(self.blocks), lanes, n, *addresses, torch.get_num_threads()):
+            raise MemoryError(f"no memory for the scratch of {lanes} lanes of {n} examples")
+
+
+def count_parts(lanes: int, n: int) -> int:
+    """Examples that a thread takes at once: all of a lane, unless there are threads without one."""
+    return -(-n // -(-torch.get_num_threads() // max(1, lanes))) or 1
+
+
+def make_network(library: ctypes.CDLL, plans: Sequence[BlockPlan], feature_dim: int) -> Network:
+    """The plans as `conv4.c` reads them."""
+    rows = [[plan.stride, *plan.size_in, *plan.size, plan.c_in, plan.c_out, plan.groups, int(plan.pools)] for plan in plans]
+    return Network(library, np.array(rows, dtype=np.int32), feature_dim)
+
+
+def lay_out(kernel: Tensor) -> Tensor:
+    """The same kernel ([lanes,] c_out, c_in, 3, 3), in memory the way it is multiplied with, else every call would copy it."""
+    order, back = ((2, 3, 1, 0), (3, 2, 0, 1)) if kernel.dim() == 4 else ((0, 3, 4, 2, 1), (0, 4, 3, 1, 2))
+    return kernel.permute(order).contiguous().permute(back)
+
+
+class _Pass:
+    """One run over a batch: what the passes back need of it. It owns the memory that its pointers point to."""
+
+    def __init__(self, network: Network, images: Tensor, params: Sequence[Tensor], *, keep: bool) -> None:
+        self.network, self.lanes, self.n = network, images.shape[0], images.shape[1]
+        self.shared = [param.dim() == (4 if index % 3 == 0 else 1) for index, param in enumerate(params)]
+        self.rows = [_to_rows(param) for param in params]
+        self.pointers = _point(self.rows, self.lanes)
+        size = network.library.trace_size(network.blocks.ctypes.data, len(network.blocks), self.n)
+        self.traces = images.new_empty(self.lanes, size) if keep else None
+        self.features = images.new_empty(self.lanes, self.n, network.feature_dim)
+        self._call("run", self.pointers, images, self.traces, self.features, count_parts(self.lanes, self.n))
+
+    def pull(self, upstream: Tensor) -> list[Tensor]:
+        """The gradient in each parameter from that in the features."""
+        found = self._like_rows()
+        self._call("pull", self.pointers, self.traces, upstream.contiguous(), _point(found, self.lanes))
+        return self._from_rows(found)
+
+    def push(self, upstream: Tensor, directions: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """How the features and what `pull(upstream)` finds change when the parameters move along `directions`."""
+        rows = [_to_rows(direction) for direction in directions]
+        found, features = self._like_rows(), torch.empty_like(self.features)
+        self._call("push", self.pointers, _point(rows, self.lanes), self.traces, upstream.contiguous(), features, _point(found, self.lanes))
+        return features, self._from_rows(found)
+
+    def _call(self, name: str, *arguments: Tensor | Array | int | None) -> None:
+        self.network.call(name, self.lanes, self.n, *arguments)
+
+    def _like_rows(self) -> list[Tensor]:
+        return [rows.new_empty(self.lanes, *rows.shape[1:]) for rows in self.rows]
+
+    def _from_rows(self, found: Sequence[Tensor]) -> list[Tensor]:
+        """As the parameters are shaped: a shared one hears of all lanes."""
+        shaped = [_from_rows(rows) for rows in found]
+        return [tensor.sum(0) if is_shared else tensor for tensor, is_shared in zip(shaped, self.shared, strict=True)]
+
+
+class _Features(torch.autograd.Function):
+    """The features; backward is `_Gradients`, so that it can be differentiated itself."""
+
+    @staticmethod
+    def forward(ctx: Any, network: Network, images: Tensor, *params: Tensor) -> Tensor:
+        ctx.run = _Pass(network, images, [param.detach() for param in params], keep=any(ctx.needs_input_grad))
+        ctx.save_for_backward(*params)
+        features: Tensor = ctx.run.features
+        return features
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        return None, None, *_Gradients.apply(ctx.run, upstream, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
+
+
+class _Gradients(torch.autograd.Function):
+    """The parameters' gradients as a function of the features' and of the parameters."""
+
+    @staticmethod
+    def forward(ctx: Any, run: _Pass, upstream: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+        ctx.run = run
+        ctx.save_for_backward(upstream)
+        return tuple(run.pull(upstream))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *directions: Tensor) -> Any:
+        features, gradients = ctx.run.push(*ctx.saved_tensors, directions)
+        return None, features, *gradients
+
+
+def _to_rows(param: Tensor) -> Tensor:
+    """A kernel ([lanes,] c_out, c_in, 3, 3) as (lanes or 1, 9 * c_in, c_out), a scale or shift as (lanes or 1, c_out), each lane whole."""
+    laned = param.unsqueeze(0) if param.dim() in (1, 4) else param
+    laned = laned[:1] if laned.stride(0) == 0 else laned  # expanded: the same for all lanes
+    rows = laned.permute(0, 3, 4, 2, 1).flatten(1, 3) if laned.dim() == 5 else laned
+    return rows if rows[0].is_contiguous() else rows.contiguous()
+
+
+def _from_rows(rows: Tensor) -> Tensor:
+    """(lanes, 9 * c_in, c_out) as the view (lanes, c_out, c_in, 3, 3); scales and shifts as they are."""
+    if rows.dim() == 2:
+        return rows
+    lanes, nine_c, c_out = rows.shape
+    return rows.view(lanes, 3, 3, nine_c // 9, c_out).permute(0, 4, 3, 1, 2)
+
+
+def _point(tensors: Sequence[Tensor], lanes: int) -> Array:
+    """For each lane the addresses of its part of each tensor (lanes or 1, ...)."""
+    first = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
+    step = np.array([tensor.stride(0) * tensor.element_size() if len(tensor) > 1 else 0 for tensor in tensors], dtype=np.int64)
+    return first + np.arange(lanes, dtype=np.int64)[:, None] * step
+
+
+def _is_whole(param: Tensor) -> bool:
+    """Whether a lane's parameter (1, ...) lies as `conv4.c` reads it."""
+    if param.dim() == 2:
+        return param.stride(1) == 1
+    c_out, c_in = param.shape[1:3]
+    return param.stride()[1:] == (1, c_out, 3 * c_in * c_out, c_in * c_out)
+
+
+def _address(argument: Tensor | Array | int | None) -> int | None:
+    if isinstance(argument, Tensor):
+        return argument.data_ptr()
+    return argument.ctypes.data if isinstance(argument, np.ndarray) else argument

@@ -1,0 +1,78 @@
+"""Compiles the C beside this file: one library for each instruction set and number type, so that one wheel serves every CPU of a kind.
+
+Called while the package is installed (`hatch_build.py`), so it needs nothing but Python. To build again: `python -m models.native.build`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+BUILT = FOLDER / "built"
+# No errno and no traps from arithmetic: nobody asks for either, and loops with a square root or a comparison become vectors.
+FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-pthread")
+NUMBERS: Mapping[str, Sequence[str]] = {"float32": (), "float64": ("-DREAL=double", "-DREAL_IS_DOUBLE")}
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """Vectors of so many bytes; `capability` is what torch calls a CPU that has them, None for every CPU of the architecture."""
+
+    name: str
+    vector_bytes: int
+    flags: tuple[str, ...] = ()
+    capability: str | None = None
+
+
+AVX512 = InstructionSet("avx512", 64, ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"), "AVX512")
+AVX2 = InstructionSet("avx2", 32, ("-mavx2", "-mfma"), "AVX2")
+PLAIN = InstructionSet("plain", 16)
+
+
+def list_instruction_sets(machine: str = "") -> tuple[InstructionSet, ...]:
+    """Those that a machine's CPUs may have, the widest first."""
+    return (AVX512, AVX2) if (machine or platform.machine()).lower() in ("x86_64", "amd64") else (PLAIN,)
+
+
+def library_path(instructions: InstructionSet, number: str) -> Path:
+    """Where a library lies, if it was built."""
+    return BUILT / f"conv4-{instructions.name}-{number}.so"
+
+
+def find_compiler() -> str | None:
+    """The C compiler of `CC`, or the usual one."""
+    return shutil.which(os.environ.get("CC") or "cc")
+
+
+def build_libraries() -> list[Path]:
+    """All libraries of this machine's architecture, made anew; none without a compiler. Raises CalledProcessError where it fails."""
+    compiler = find_compiler()
+    if compiler is None:
+        return []
+    BUILT.mkdir(exist_ok=True)
+    wanted = [(instructions, number) for instructions in list_instruction_sets() for number in NUMBERS]
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(lambda each: _compile(compiler, *each), wanted))
+
+
+def _compile(compiler: str, instructions: InstructionSet, number: str) -> Path:
+    """Written beside and moved into place: a process that has the old library open keeps it."""
+    target = library_path(instructions, number)
+    unfinished = target.with_suffix(f".{os.getpid()}.tmp")
+    options = [*FLAGS, *instructions.flags, f"-DVECTOR_BYTES={instructions.vector_bytes}", *NUMBERS[number]]
+    command = [compiler, *options, str(FOLDER / "conv4.c"), "-o", str(unfinished), "-lm"]
+    subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 (our own arguments)
+    return unfinished.replace(target)
+
+
+if __name__ == "__main__":
+    made = build_libraries()
+    sys.stdout.write("\n".join(map(str, made)) + "\n" if made else "no C compiler was found: nothing was built\n")
