@@ -119,16 +119,18 @@ class Installed:
 
 def install(loaded: Loaded, device: torch.device, confidence: Mapping[str, Any] | None = None) -> Installed:
     """The initializer on `device`, warmed up by one small adaptation; confidence: the section of its card. Raises CheckpointCorrupt."""
-    params = _to_device(loaded.params, device)
-    params |= _lay_out_body(loaded.learner, params)
+    params = _lay_out(loaded.learner, _to_device(loaded.params, device))
     states = describe_states(make_template(loaded.learner, params), loaded.params)
     return Installed(loaded.learner, params, states, parse_confidence(confidence or {}))
 
 
-def _lay_out_body(learner: Learner, params: Params) -> Params:
+def _lay_out(learner: Learner, params: Params) -> Params:
     """The backbone's parameters in the order of memory it reads them fastest in: once, instead of for every adaptation."""
-    backbone = getattr(learner, "backbone", None)
-    return {} if backbone is None else {BODY + name: tensor for name, tensor in lay_out(backbone, take_body(params)).items()}
+    backbone, body = getattr(learner, "backbone", None), take_body(params)
+    if backbone is None:
+        return params
+    laid = {BODY + name: tensor for name, tensor in lay_out(backbone, body).items()}
+    return params | (laid or lay_out(backbone, params))  # a learner that is nothing but its backbone has no prefix
 
 
 def to_support(task: Examples) -> Support:

@@ -135,9 +135,10 @@ class Conv4:
 
     def lay_out(self, params: Params) -> Params:
         """The same parameters, in memory the way `features` reads them fastest."""
-        if self.find_native(torch.empty(0, device=next(iter(params.values())).device)) is None:
-            return params
-        return {name: lay_out(tensor) if name.startswith("conv") else tensor for name, tensor in params.items()}
+        return {
+            name: lay_out(tensor) if name in self._names and name.startswith("conv") and self.find_native(tensor.detach()) else tensor
+            for name, tensor in params.items()
+        }
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
