@@ -12,7 +12,6 @@ import structlog
 
 from app import telemetry
 from app.cache.states import StateCache
-from app.db import initializers as registry
 from app.db import predictions, tasks
 from app.db.ids import new_id
 from app.db.session import Database
@@ -38,6 +37,7 @@ from app.services.queue_port import JobQueue
 from app.services.readaptation import Readaptation
 from app.services.rebuilding import StateSource
 from app.services.serving import Serving, ServingMemory, require_serving
+from app.services.serving_reads import ServingReads
 from app.services.single_flight import SingleFlight
 from app.services.support_rules import check_queries
 from app.services.tasks import require_task, task_not_found
@@ -62,7 +62,7 @@ class PredictionService:
         self._database, self._engine = database, engine
         self._states = StateSource(database, cache, engine, initializers)
         self._initializers, self._memory, self._settings = initializers, memory, settings
-        self._readaptation = Readaptation(database, queue)
+        self._readaptation, self._reads = Readaptation(database, queue), ServingReads(database)
         self._flights: SingleFlight[StateKey, None] = SingleFlight()
 
     async def find_serving(self, caller: Caller, task_id: str) -> Serving:
@@ -80,9 +80,8 @@ class PredictionService:
         return serving
 
     async def _read_serving(self, caller: Caller, task_id: str) -> tuple[Task, Serving]:
-        async with self._database.read() as session:
-            task = await require_task(session, caller, task_id)
-            current = await registry.current_ref(session, task.latest.initializer.name)
+        read = await self._reads.read(caller, task_id)
+        task, current = read.task, read.current
         adaptation = require_serving(task)
         info = await self._initializers.get(adaptation.initializer.name, adaptation.initializer.version)
         is_behind = current is not None and task.latest.initializer.version < current.version
