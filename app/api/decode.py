@@ -12,6 +12,8 @@ import warnings
 from binascii import Error as Base64Error
 from binascii import a2b_base64
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -78,17 +80,31 @@ def _check_count(n_files: int, place: Place) -> None:
 
 def decode_npy(data: bytes, place: Place, *, at: str | None = None) -> Array:
     """The array of a .npy file, which stands `at` the place. The header is believed only as far as the bytes that follow it."""
-    stream = io.BytesIO(data)
+    header = data[: _header_bytes(data)]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            version = np.lib.format.read_magic(stream)
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-            shape, is_fortran, dtype = read_header(stream)
+        shape, is_fortran, dtype = _read_npy_header(header)
     except Exception as error:  # the header is Python literal syntax from outside: whatever goes wrong, it is not a .npy file
         raise place.undecodable("expected a .npy file of format 1.0 or 2.0", at=at) from error
-    array = _from_bytes(data[stream.tell() :], dtype, tuple(int(side) for side in shape), place, at)
+    array = _from_bytes(memoryview(data)[len(header) :], dtype, shape, place, at)
     return _normalise(array.reshape(array.shape[::-1]).T if is_fortran else array, place.spec)
+
+
+def _header_bytes(data: bytes) -> int:
+    """How long the header says it is: 8 bytes of magic and version, its length in 2 bytes (format 1.0) or 4, and that many."""
+    width = 2 if data[6:7] == b"\x01" else 4
+    return 8 + width + int.from_bytes(data[8 : 8 + width], "little")
+
+
+@lru_cache(maxsize=256)
+def _read_npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran order, and dtype. Remembered: arrays of one shape have one header, and numpy compiles it as Python."""
+    stream = io.BytesIO(header)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        version = np.lib.format.read_magic(stream)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, is_fortran, dtype = read_header(stream)
+    return tuple(int(side) for side in shape), is_fortran, dtype
 
 
 def _numbers(value: list[object], place: Place) -> Array:
@@ -130,7 +146,7 @@ def _raw(encoded: RawTensor, place: Place) -> Array:
     return _from_bytes(data, np.dtype(encoded.dtype).newbyteorder("<"), tuple(encoded.shape), place, "data")
 
 
-def _from_bytes(data: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...], place: Place, at: str | None) -> Array:
+def _from_bytes(data: bytes | memoryview, dtype: np.dtype[np.generic], shape: tuple[int, ...], place: Place, at: str | None) -> Array:
     if dtype.kind not in _NUMBERS or dtype.itemsize > 8:
         raise place.undecodable(f"expected integers or floats of at most 64 bits, found dtype {dtype.str[:16]}", at=at)
     n_bytes = math.prod(shape) * dtype.itemsize
