@@ -49,6 +49,7 @@ def create_app(settings: Settings, role: Literal["all", "api"] = "all") -> FastA
     )
     for resource in (tasks, support, predictions, similar, initializers, admin, health):
         app.include_router(resource.router)
+    app.router.routes.insert(0, predictions.PlainPredictions())
     install_problem_handlers(app)
     install_openapi(app)
     # The last one added is the outermost.
