@@ -10,7 +10,7 @@ import pytest
 
 from tests.app.api.conftest import Service, make_task, npy, strokes
 
-JSON_BODY = {"json": {"inputs": (strokes(2) / 255).tolist()}}
+JSON_BODY: dict[str, Any] = {"json": {"inputs": (strokes(2) / 255).tolist()}}
 CASES: dict[str, dict[str, Any]] = {
     "json": JSON_BODY,
     "npy": {"content": npy(strokes(2)), "headers": {"Content-Type": "application/x-npy"}},
