@@ -61,7 +61,8 @@ def create_app(settings: Settings, role: Literal["all", "api"] = "all") -> FastA
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI, settings: Settings, role: Literal["all", "api"], gate: DrainGate) -> AsyncIterator[None]:
-    async with build_services(settings) as services:
+    telemetry.settle_opentelemetry()
+    async with build_services(settings) as services, _event_loop_watched():
         pings = _pings(services)
         async with _worker_beside(services, pings) if role == "all" else contextlib.nullcontext():
             app.state.door = _make_door(settings, services, pings, gate)
@@ -69,6 +70,15 @@ async def _lifespan(app: FastAPI, settings: Settings, role: Literal["all", "api"
                 yield
             finally:
                 gate.close()
+
+
+@asynccontextmanager
+async def _event_loop_watched() -> AsyncIterator[None]:
+    watching = asyncio.create_task(telemetry.watch_event_loop(), name="event loop lag")
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 def _make_door(settings: Settings, services: Services, pings: dict[str, Ping], gate: DrainGate) -> Door:

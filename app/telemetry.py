@@ -12,18 +12,24 @@
 | `innerloop_prediction_phase_seconds` | histogram | phase                | queue, device, encode, total                            |
 | `innerloop_reloads_total`            | counter   | initializer, outcome | changed, unchanged, rejected                            |
 | `innerloop_initializer_version`      | gauge     | initializer          | the current version, as this process knows it           |
+| `innerloop_event_loop_lag_seconds`   | histogram | none                 | how late the event loop is, looked at ten times a second |
 
 FastAPI and docket report to OpenTelemetry; `bridge_opentelemetry` brings their metrics into the same page.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from functools import cache
+from time import perf_counter
 from typing import Literal
 
 import structlog
+from opentelemetry import _logs as logs
 from opentelemetry import metrics as otel
+from opentelemetry import trace
+from opentelemetry._logs._internal import ProxyLoggerProvider
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -38,25 +44,31 @@ _LANES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class _Metrics:
-    """The process's own registry, made at first use: nothing is built at import."""
+    """The process's own registry, made at first use: nothing is built at import.
+
+    Each metric is a function from its labels to what is counted, which finds a set of labels that it has met at once.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
-        self.tasks = Counter("innerloop_tasks_created", "Tasks made.", ["initializer"], registry=r)
-        self.adaptations = Counter("innerloop_adaptations", "Adaptations by how they ended.", ["outcome"], registry=r)
-        self.adapt_phase = Histogram(
-            "innerloop_adaptation_phase_seconds", "Where adaptations spend time.", ["phase"], buckets=_SECONDS, registry=r
+        self.tasks = cache(Counter("innerloop_tasks_created", "Tasks made.", ["initializer"], registry=r).labels)
+        self.adaptations = cache(Counter("innerloop_adaptations", "Adaptations by how they ended.", ["outcome"], registry=r).labels)
+        self.adapt_phase = cache(
+            Histogram("innerloop_adaptation_phase_seconds", "Where adaptations spend time.", ["phase"], buckets=_SECONDS, registry=r).labels
         )
-        self.lanes = Histogram("innerloop_lanes_per_batch", "Lanes joined in one device batch.", ["work"], buckets=_LANES, registry=r)
-        self.depth = Gauge("innerloop_queue_depth", "What waits.", ["queue"], registry=r)
-        self.states = Counter("innerloop_states", "Adapted states looked for, by tier.", ["tier", "event"], registry=r)
-        self.predictions = Counter("innerloop_predictions", "Queries answered.", ["initializer"], registry=r)
-        self.predict_phase = Histogram(
-            "innerloop_prediction_phase_seconds", "Where predictions spend time.", ["phase"], buckets=_SECONDS, registry=r
+        self.lanes = cache(
+            Histogram("innerloop_lanes_per_batch", "Lanes joined in one device batch.", ["work"], buckets=_LANES, registry=r).labels
         )
-        self.reloads = Counter("innerloop_reloads", "Reloads by outcome.", ["initializer", "outcome"], registry=r)
-        self.version = Gauge("innerloop_initializer_version", "The current version.", ["initializer"], registry=r)
+        self.depth = cache(Gauge("innerloop_queue_depth", "What waits.", ["queue"], registry=r).labels)
+        self.states = cache(Counter("innerloop_states", "Adapted states looked for, by tier.", ["tier", "event"], registry=r).labels)
+        self.predictions = cache(Counter("innerloop_predictions", "Queries answered.", ["initializer"], registry=r).labels)
+        self.predict_phase = cache(
+            Histogram("innerloop_prediction_phase_seconds", "Where predictions spend time.", ["phase"], buckets=_SECONDS, registry=r).labels
+        )
+        self.reloads = cache(Counter("innerloop_reloads", "Reloads by outcome.", ["initializer", "outcome"], registry=r).labels)
+        self.version = cache(Gauge("innerloop_initializer_version", "The current version.", ["initializer"], registry=r).labels)
+        self.loop_lag = Histogram("innerloop_event_loop_lag_seconds", "How late the event loop is.", buckets=_SECONDS, registry=r)
 
 
 @cache
@@ -66,52 +78,72 @@ def _metrics() -> _Metrics:
 
 def count_task(initializer: str) -> None:
     """One task was accepted."""
-    _metrics().tasks.labels(initializer).inc()
+    _metrics().tasks(initializer).inc()
 
 
 def count_adaptation(outcome: Outcome, timings_ms: dict[str, float] | None = None) -> None:
     """One adaptation ended; its phases in milliseconds go to the histogram in seconds."""
-    _metrics().adaptations.labels(outcome).inc()
+    _metrics().adaptations(outcome).inc()
     for phase, ms in (timings_ms or {}).items():
-        _metrics().adapt_phase.labels(phase).observe(ms / 1000)
+        _metrics().adapt_phase(phase).observe(ms / 1000)
 
 
 def observe_lanes(work: Work, lanes: int) -> None:
     """One batch went to the device."""
-    _metrics().lanes.labels(work).observe(lanes)
+    _metrics().lanes(work).observe(lanes)
 
 
 def set_queue_depth(queue: Literal["adapt", "predict", "rows"], waiting: int) -> None:
     """How many lanes wait for the device, or how many rows are unfinished."""
-    _metrics().depth.labels(queue).set(waiting)
+    _metrics().depth(queue).set(waiting)
 
 
 def count_state(tier: Literal["device", "cache"], event: Literal["hit", "miss", "evict"]) -> None:
     """An adapted state was found, was not found, or had to go."""
-    _metrics().states.labels(tier, event).inc()
+    _metrics().states(tier, event).inc()
 
 
 def count_predictions(initializer: str, n_query: int, timings_ms: dict[str, float]) -> None:
     """One request was answered."""
-    _metrics().predictions.labels(initializer).inc(n_query)
+    _metrics().predictions(initializer).inc(n_query)
     for phase, ms in timings_ms.items():
-        _metrics().predict_phase.labels(phase).observe(ms / 1000)
+        _metrics().predict_phase(phase).observe(ms / 1000)
 
 
 def count_reload(initializer: str, outcome: Literal["changed", "unchanged", "rejected"]) -> None:
     """One reload ended."""
-    _metrics().reloads.labels(initializer, outcome).inc()
+    _metrics().reloads(initializer, outcome).inc()
 
 
 def set_current_version(initializer: str, version: int) -> None:
     """This process now creates tasks with this version."""
-    _metrics().version.labels(initializer).set(version)
+    _metrics().version(initializer).set(version)
+
+
+async def watch_event_loop(interval_s: float = 0.1) -> None:
+    """Observes, for as long as it runs, how much later than it was due the event loop woke it: what every request waits at least once."""
+    while True:
+        due_s = perf_counter() + interval_s
+        await asyncio.sleep(interval_s)
+        _metrics().loop_lag.observe(max(0.0, perf_counter() - due_s))
 
 
 @cache
 def bridge_opentelemetry() -> None:
     """Gives FastAPI's and docket's instruments a provider whose metrics land on our page; once per process, called by the roots."""
     otel.set_meter_provider(MeterProvider(metric_readers=[PrometheusMetricReader()]))
+
+
+@cache
+def settle_opentelemetry() -> None:
+    """What is not configured by now stays off. Called once FastAPI has had its turn.
+
+    Undecided, OpenTelemetry looks into the environment for a tracer and for a logger several times a request: 5 % of the event loop.
+    """
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        trace.set_tracer_provider(trace.NoOpTracerProvider())
+    if isinstance(logs.get_logger_provider(), ProxyLoggerProvider):
+        logs.set_logger_provider(logs.NoOpLoggerProvider())
 
 
 def render_metrics() -> bytes:

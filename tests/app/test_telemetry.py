@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import re
+import time
+
+import pytest
 
 from app import telemetry
 
@@ -28,3 +32,18 @@ def test_bridging_twice_keeps_one_page() -> None:
     telemetry.bridge_opentelemetry()
     telemetry.bridge_opentelemetry()
     assert telemetry.render_metrics()
+
+
+async def test_an_event_loop_that_was_held_up_is_late() -> None:
+    watching = asyncio.create_task(telemetry.watch_event_loop(interval_s=0.001))
+    await asyncio.sleep(0)
+    before_s = loop_lag_s()
+    time.sleep(0.05)  # noqa: ASYNC251 (the point of the test)
+    await asyncio.sleep(0.01)
+    watching.cancel()
+    assert loop_lag_s() - before_s == pytest.approx(0.049, abs=0.03)
+
+
+def loop_lag_s() -> float:
+    found = re.search(r"^innerloop_event_loop_lag_seconds_sum (\S+)$", telemetry.render_metrics().decode(), re.MULTILINE)
+    return float(found[1]) if found else 0.0
