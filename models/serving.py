@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,7 +23,6 @@ from models.support import (
     Support,
     is_finite,
     make_support,
-    pad_axis,
     split_state,
     stack_states,
     stack_supports,
@@ -62,7 +63,7 @@ class AnsweredLane:
     @property
     def is_finite(self) -> bool:
         """False when an answer is no number: the queries were far outside of what the learner can read."""
-        return bool(self.values.isfinite().all())
+        return bool(np.isfinite(self.values.numpy()).all())
 
 
 def adapt_lanes(
@@ -107,18 +108,18 @@ def predict_lanes(
     sizes = [len(lane) for lane in queries]
 
     def run() -> list[AnsweredLane]:
-        padded = torch.stack([pad_axis(lane, 0, longest) for lane in queries])
+        padded = _stack_queries(queries, longest)
         with torch.no_grad():
             columns = [column.to(device) for column in torch.split(padded, max(1, max_samples // len(queries)), dim=1)]
             outputs = torch.cat([_predict(learner, params, states, column) for column in columns], dim=1)
             answers, unknown = calibrate(outputs, confidence) if learner.kind == "classification" else (outputs, None)
             weights = _explain(learner, params, states, columns, stack_supports(explained).to(device)) if explained else None
-            answers, unknown = answers.cpu(), None if unknown is None else unknown.cpu()
+            rows, unknowns = answers.cpu().numpy(), None if unknown is None else unknown.cpu().numpy()
         return [
             AnsweredLane(
-                values=_take_answers(answers[lane], n_query, states[lane]),
-                unknown=None if unknown is None else unknown[lane, :n_query].clone(),
-                weights=None if weights is None else weights[lane, :n_query, : explained[lane].inputs.shape[1]].clone(),
+                values=_own(rows[lane, :n_query, : _count_answers(states[lane])]),
+                unknown=None if unknowns is None else _own(unknowns[lane, :n_query]),
+                weights=None if weights is None else _own(weights[lane, :n_query, : explained[lane].inputs.shape[1]]),
             )
             for lane, n_query in enumerate(sizes)
         ]
@@ -151,9 +152,17 @@ def _take_embeddings(embeddings: Tensor | None, lanes: int) -> Sequence[Tensor |
     return [lane.clone() if bool(lane.isfinite().all()) else None for lane in embeddings.float().cpu()]
 
 
-def _take_answers(answers: Tensor, n_query: int, state: State) -> Tensor:
-    mine = answers[:n_query, : state["class.mask"].shape[1]] if "class.mask" in state else answers[:n_query]
-    return mine.clone()  # not a view: it would keep the whole batch's answers alive
+def _stack_queries(queries: Sequence[Tensor], longest: int) -> Tensor:
+    """Every lane's queries, padded with zeros to the longest, (lanes, longest, *input_shape).
+
+    numpy copies what is small without giving the interpreter away. torch gives it away in every call, and beside a busy thread each of
+    them waits tens of microseconds to get it back; so whatever is done for each lane is numpy's.
+    """
+    first = queries[0].numpy()
+    padded = np.zeros((len(queries), longest, *first.shape[1:]), first.dtype)
+    for lane, mine in enumerate(queries):
+        padded[lane, : len(mine)] = mine.numpy()
+    return torch.from_numpy(padded)
 
 
 def _predict(learner: Learner, params: Params, states: Sequence[State], queries: Tensor) -> Tensor:
@@ -162,12 +171,22 @@ def _predict(learner: Learner, params: Params, states: Sequence[State], queries:
     return learner.predict(params, states[0] if len(states) == 1 else stack_states(states), queries)
 
 
-def _explain(learner: Learner, params: Params, states: Sequence[State], columns: Sequence[Tensor], support: Support) -> Tensor:
+def _count_answers(state: State) -> int | None:
+    """The classes of a lane; None where answers are not classes."""
+    return state["class.mask"].shape[1] if "class.mask" in state else None
+
+
+def _own(view: npt.NDArray[Any]) -> Tensor:
+    """A copy: a view would keep the whole batch alive."""
+    return torch.from_numpy(view.copy())
+
+
+def _explain(learner: Learner, params: Params, states: Sequence[State], columns: Sequence[Tensor], support: Support) -> npt.NDArray[Any]:
     """(lanes, n_query, n_support) of queries that come in columns (lanes, n, *input_shape); of a class that was the answer's own."""
     if not isinstance(learner, Explains):
         raise InvalidOptions("this learner cannot say which support examples drove an answer")
     state = stack_states(states)
-    return torch.cat([learner.explain(params, state, support, column) for column in columns], dim=1).cpu()
+    return torch.cat([learner.explain(params, state, support, column) for column in columns], dim=1).cpu().numpy()
 
 
 def guard_memory(run: Callable[[], T], device: torch.device, lanes: int) -> T:
