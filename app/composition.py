@@ -15,7 +15,6 @@ from pathlib import Path
 
 import structlog
 
-from app import telemetry
 from app.cache.connection import connect_redis
 from app.cache.signals import LocalSignals, RedisSignals, Signals
 from app.cache.states import LruStateCache, RedisStateCache, StateCache
@@ -23,6 +22,7 @@ from app.db.migrate import upgrade
 from app.db.session import Database
 from app.engine.interface import Engine
 from app.errors import AppError, Unavailable
+from app.logs import configure_logs
 from app.queue import DocketQueue
 from app.services.adaptations import AdaptationService
 from app.services.initializers import InitializerService
@@ -64,7 +64,7 @@ async def build_services(settings: Settings) -> AsyncIterator[Services]:
     The schema is brought up to date at every start: nothing to do costs milliseconds, and processes that start together wait
     for each other inside `upgrade`.
     """
-    telemetry.configure_logs(settings.log_format)
+    configure_logs(settings.log_format)
     async with AsyncExitStack() as stack:
         await asyncio.to_thread(upgrade, settings.resolved_database_url)
         database = Database(settings.resolved_database_url)

@@ -20,12 +20,10 @@ FastAPI and docket report to OpenTelemetry; `bridge_opentelemetry` brings their 
 from __future__ import annotations
 
 import asyncio
-import sys
 from functools import cache
 from time import perf_counter
 from typing import Literal
 
-import structlog
 from opentelemetry import _logs as logs
 from opentelemetry import metrics as otel
 from opentelemetry import trace
@@ -149,26 +147,3 @@ def settle_opentelemetry() -> None:
 def render_metrics() -> bytes:
     """The Prometheus page: our metrics, then those of the process, FastAPI and docket."""
     return generate_latest(_metrics().registry) + generate_latest(REGISTRY)
-
-
-def configure_logs(log_format: Literal["console", "json"]) -> None:
-    """Where logs go and how they look: stderr, with the request's id on every line; called by the roots."""
-    render: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-    )
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    # Plain tracebacks: the rich ones print local variables, and those hold keys and tenants' examples.
-    # The console renderer formats exceptions itself; JSON needs them as text.
-    exceptions: list[structlog.typing.Processor] = [structlog.processors.format_exc_info] if log_format == "json" else []
-    structlog.configure(
-        processors=[*shared, *exceptions, render],
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
-        # Looked up at each line: a test or a terminal may have replaced stderr since.
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
-    )

@@ -1,0 +1,89 @@
+"""Lines reach stderr whole and in their order: what informs soon, what warns at once."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from app import logs
+from app.logs import LineLogger, Lines
+
+
+class Writes(io.StringIO):
+    """Counts how often it is written to."""
+
+    count = 0
+
+    def write(self, text: str) -> int:
+        self.count += 1
+        return super().write(text)
+
+
+@pytest.fixture
+def stderr(monkeypatch: pytest.MonkeyPatch) -> Writes:
+    """In place of the process's own."""
+    writes = Writes()
+    monkeypatch.setattr(logs, "sys", SimpleNamespace(stderr=writes))  # pytest changes sys.stderr itself between fixture and test
+    return writes
+
+
+def wait_for(stderr: Writes, text: str) -> None:
+    deadline_s = time.monotonic() + 5
+    while stderr.getvalue() != text and time.monotonic() < deadline_s:
+        time.sleep(0.005)
+    assert stderr.getvalue() == text
+
+
+def test_lines_that_inform_are_written_together_soon(stderr: Writes) -> None:
+    lines = Lines(write_every_s=0.05)
+    for number in range(100):
+        LineLogger(lines).info(f"line {number}")
+    wait_for(stderr, "".join(f"line {number}\n" for number in range(100)))
+    assert stderr.count <= 2
+    LineLogger(lines).info("later")
+    wait_for(stderr, "".join(f"line {number}\n" for number in range(100)) + "later\n")
+
+
+def test_a_warning_is_written_at_once_after_what_came_before_it(stderr: Writes) -> None:
+    lines = Lines(write_every_s=60)
+    LineLogger(lines).info("first")
+    assert stderr.getvalue() == ""
+    LineLogger(lines).warning("second")
+    assert stderr.getvalue() == "first\nsecond\n"
+    LineLogger(lines).error("third")
+    assert stderr.getvalue().endswith("third\n")
+
+
+def add_many(lines: Lines) -> None:
+    for _ in range(2000):
+        lines.add("x")
+
+
+def test_no_line_is_lost_between_threads(stderr: Writes) -> None:
+    lines = Lines(write_every_s=0.001)
+    threads = [threading.Thread(target=add_many, args=(lines,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines.flush()
+    assert stderr.getvalue() == "x\n" * 8000
+
+
+def test_a_stderr_that_is_closed_harms_nobody(stderr: Writes) -> None:
+    stderr.close()
+    LineLogger(Lines(write_every_s=60)).error("unheard")
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_process_that_ends_has_written_everything(log_format: str) -> None:
+    code = f"import structlog; from app.logs import configure_logs; configure_logs('{log_format}'); structlog.get_logger().info('bye', n=1)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stderr.count("\n") == 1
+    assert "bye" in ended.stderr
