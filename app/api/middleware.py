@@ -9,9 +9,10 @@ import uuid
 from collections.abc import Mapping
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import telemetry
 from app.api.problems import problem_response, unforeseen
 from app.errors import BodyTooLarge, Draining
 
@@ -41,7 +42,7 @@ class DrainGate:
 
 
 class RequestContext:
-    """Gives each request its id, its log context, `Server-Timing`, and a problem instead of a crash."""
+    """Gives each request its id, its log context, `Server-Timing`, its place in the metrics, and a problem instead of a crash."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -53,14 +54,14 @@ class RequestContext:
         request_id = _request_id(Headers(scope=scope))
         timings: dict[str, float] = {}
         scope.setdefault("state", {}).update(request_id=request_id, timings_ms=timings)
+        telemetry.count_active(1, scope["method"], scope["scheme"])
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
-                headers["Server-Timing"] = server_timing({**timings, "total": (time.perf_counter() - started_s) * 1e3})
+                total = server_timing({**timings, "total": (time.perf_counter() - started_s) * 1e3})
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), (b"server-timing", total.encode())]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -72,7 +73,7 @@ class RequestContext:
                     raise
                 await problem_response(refusal, scope)(scope, receive, send_with_headers)
             finally:
-                _log_access(scope, status, (time.perf_counter() - started_s) * 1e3)
+                _account(scope, status, time.perf_counter() - started_s)
         return None
 
 
@@ -86,9 +87,13 @@ def _request_id(headers: Headers) -> str:
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def _log_access(scope: Scope, status: int, total_ms: float) -> None:
+def _account(scope: Scope, status: int, total_s: float) -> None:
+    """The request in the metrics and, unless it only asks how the service is, in the log."""
+    method, scheme, route = scope["method"], scope["scheme"], scope.get("route")
+    telemetry.count_active(-1, method, scheme)
+    telemetry.observe_request(total_s, method, status, getattr(route, "path_format", ""), scope["http_version"], scheme)
     if scope["path"] not in _QUIET:
-        _log.info("request", method=scope["method"], path=scope["path"], status=status, total_ms=round(total_ms, 2))
+        _log.info("request", method=method, path=scope["path"], status=status, total_ms=round(total_s * 1e3, 2))
 
 
 class BodyLimit:

@@ -65,7 +65,8 @@ class PlainPredictions(Route):
         """Another method or a query string is no match at all, not a partial one: FastAPI's route answers it."""
         if scope["type"] != "http" or scope["method"] != "POST" or scope["query_string"]:
             return Match.NONE, {}
-        return super().matches(scope)
+        match, found = super().matches(scope)
+        return match, {**found, "route": self}
 
 
 async def _predict_plainly(request: Request) -> Response:

@@ -224,3 +224,15 @@ async def test_the_client_sees_one_clock_per_phase(service: Service) -> None:
     response: httpx.Response = await service.user.post("/v1/tasks", json=task_body())
     phases = {part.partition(";")[0].strip() for part in response.headers["server-timing"].split(",")}
     assert phases == {"decode", "total"}
+
+
+async def test_requests_are_counted_by_method_status_and_pattern_and_those_in_flight_come_to_nothing(service: Service) -> None:
+    await service.user.get("/v1/tasks/task_unknown")
+    await service.nobody.get("/nowhere/at/all")
+    await service.nobody.request("BREW", "/v1/tasks")
+    page = (await service.nobody.get("/metrics")).text
+    counted = set(
+        re.findall(r'^http_server_request_duration_seconds_count\{http_request_method="(\w+)",\w+="(\d+)",http_route="([^"]*)"', page, re.M)
+    )
+    assert {("GET", "404", "/v1/tasks/{task_id}"), ("GET", "404", ""), ("_OTHER", "405", "/v1/tasks")} <= counted
+    assert re.search(r'^http_server_active_requests\{http_request_method="_OTHER",url_scheme="http"\} 0.0$', page, re.M)
