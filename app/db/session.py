@@ -1,18 +1,22 @@
-"""The database: `read()` and `write()`. The end of `write()` is the only commit in the program."""
+"""The database: `read()`, `write()` and `transact()`. The ends of `write()` and of `transact()` are the only commits in the program."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
+from app.db.group_commit import GroupCommit, Work
 from app.errors import InvalidInput, Unavailable
+
+R = TypeVar("R")
 
 # WAL lets readers go on beside the one writer; NORMAL loses no committed row when the process is killed, only on power failure.
 SQLITE_PRAGMAS = (
@@ -26,18 +30,26 @@ SQLITE_PRAGMAS = (
 )
 
 
+POOL_TIMEOUT_S = 30.0
+"""On SQLite: at 1 to 3 ms a write, a queue of thousands of writers still gets its turn."""
+
+
 class Database:
     """One database, reached with SQLAlchemy's async engines. url names its driver, as `Settings.resolved_database_url` does.
 
     SQLite: a reader pool of 4 and a writer pool of 1 that begins IMMEDIATE (deferred transactions of two processes that read, then
-    write, fail with "database is locked" whatever the timeout). PostgreSQL: one pool for both.
+    write, fail with "database is locked" whatever the timeout), and one more connection for `transact`, with which the writer takes
+    turns. PostgreSQL: one pool for all.
     """
 
     def __init__(self, url: str, *, pool_size: int = 16, pool_timeout_s: float = 10.0, connect_timeout_s: int = 3) -> None:
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        self._turn = asyncio.Lock()
+        self._grouped: GroupCommit | None = None
         if self.is_sqlite:
             self._reader = _sqlite_engine(url, pool_size=4, begin="BEGIN")
             self._writer = _sqlite_engine(url, pool_size=1, begin="BEGIN IMMEDIATE")
+            self._grouped = GroupCommit(_blocking_sqlite_engine(url), self._turn)
         else:
             self._writer = create_async_engine(
                 url,
@@ -61,8 +73,33 @@ class Database:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         """One transaction: committed at the end, rolled back by any exception. Raises Unavailable database_unavailable."""
-        async with _as_unavailable(), self._write_session() as session, session.begin():
+        async with _as_unavailable(), self._my_turn(), self._write_session() as session, session.begin():
             yield session
+
+    async def transact(self, work: Work[R]) -> R:
+        """What `work` returns: one transaction, committed before this returns, undone by any exception. Raises as `write`.
+
+        The way for what every request does: on SQLite a function of any number of statements costs one hop to a thread, and what waits
+        at the same time is committed together (see `GroupCommit`).
+        """
+        async with _as_unavailable():
+            if self._grouped is not None:
+                return await self._grouped.run(work)
+            async with self._writer.begin() as connection:
+                return await connection.run_sync(work)
+
+    @asynccontextmanager
+    async def _my_turn(self) -> AsyncIterator[None]:
+        """SQLite's two writing connections in this process take turns: waiting for a lock of the file would mean sleeping."""
+        if self._grouped is None:
+            yield
+            return
+        async with asyncio.timeout(POOL_TIMEOUT_S):
+            await self._turn.acquire()
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     async def ping(self) -> None:
         """Raises Unavailable when the database cannot be reached."""
@@ -70,7 +107,9 @@ class Database:
             await session.execute(text("SELECT 1"))
 
     async def close(self) -> None:
-        """Closes every connection."""
+        """Closes every connection, once what was asked for is committed."""
+        if self._grouped is not None:
+            await self._grouped.close()
         await self._writer.dispose()
         await self._reader.dispose()
 
@@ -92,9 +131,16 @@ def prepare_sqlite(engine: Engine, begin: str) -> None:
 
 
 def _sqlite_engine(url: str, *, pool_size: int, begin: str) -> AsyncEngine:
-    # pool_timeout 30 s: at 1 to 3 ms a write, a queue of thousands of writers still gets its turn.
-    engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=30.0)
+    engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=POOL_TIMEOUT_S)
     prepare_sqlite(engine.sync_engine, begin)
+    return engine
+
+
+def _blocking_sqlite_engine(url: str) -> Engine:
+    """One connection of the driver without a thread of its own."""
+    blocking = make_url(url).set(drivername="sqlite")
+    engine = create_engine(blocking, pool_size=1, max_overflow=0, connect_args={"check_same_thread": False})
+    prepare_sqlite(engine, "BEGIN IMMEDIATE")
     return engine
 
 
