@@ -25,9 +25,11 @@ from app.errors import AppError, Unavailable
 from app.logs import configure_logs
 from app.queue import DocketQueue
 from app.services.adaptations import AdaptationService
+from app.services.direct_start import DirectStart
 from app.services.initializers import InitializerService
 from app.services.keys import KeyService
 from app.services.predictions import PredictionService
+from app.services.readaptation import Readaptation
 from app.services.serving import ServingMemory
 from app.services.similarity import SimilarityService
 from app.services.tasks import TaskService
@@ -52,6 +54,7 @@ class Services:
     initializers: InitializerService
     tasks: TaskService
     adaptations: AdaptationService
+    direct: DirectStart
     predictions: PredictionService
     keys: KeyService
     similarity: SimilarityService
@@ -104,6 +107,8 @@ def _make_engine(settings: Settings) -> Engine:
 def _wire(settings: Settings, database: Database, cache: StateCache, signals: Signals, engine: Engine, queue: DocketQueue) -> Services:
     initializers = InitializerService(database, engine, signals, queue, settings.initializers_dir or bundled_initializers_dir())
     memory = ServingMemory(signals)
+    adaptations = AdaptationService(database, cache, signals, engine, queue, initializers, settings)
+    direct = DirectStart(adaptations, Readaptation(database, queue), settings.worker_concurrency)
     return Services(
         settings=settings,
         database=database,
@@ -112,8 +117,9 @@ def _wire(settings: Settings, database: Database, cache: StateCache, signals: Si
         engine=engine,
         queue=queue,
         initializers=initializers,
-        tasks=TaskService(database, cache, signals, engine, queue, initializers, memory, settings),
-        adaptations=AdaptationService(database, cache, signals, engine, queue, initializers, settings),
+        tasks=TaskService(database, cache, signals, engine, queue, initializers, memory, settings, direct),
+        adaptations=adaptations,
+        direct=direct,
         predictions=PredictionService(database, cache, engine, queue, initializers, memory, settings),
         keys=KeyService(database),
         similarity=SimilarityService(database, initializers),

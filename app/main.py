@@ -112,11 +112,13 @@ async def _worker_beside(services: Services, pings: dict[str, Ping]) -> AsyncIte
             raise Unavailable("the worker has ended", code="worker_unavailable")
 
     pings["worker"] = ping_worker
+    if services.queue.is_embedded:  # nobody else could take what is accepted here
+        services.direct.open()
     try:
         yield
     finally:
         stop.set()
-        await asyncio.wait([working])
+        await asyncio.gather(asyncio.wait([working]), services.direct.drain(services.settings.drain_timeout_s))
 
 
 def _report_end(working: asyncio.Task[None]) -> None:

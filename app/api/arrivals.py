@@ -157,7 +157,7 @@ async def _find_offers(door: Door, name: str, labels: Sequence[Label]) -> list[O
     if name == AUTO:
         return list_offers(await door.initializers.list(), labels)
     try:
-        return [name_offer(await door.initializers.get(name))]
+        return [name_offer(await door.initializers.expect(name))]
     except NotFound as unknown:
         known = ", ".join([AUTO, *(info.ref.name for info in await door.initializers.list())])
         raise NotFound(unknown.detail, code=unknown.code, issues=[Issue("#/initializer", f"expected one of {known}")]) from None

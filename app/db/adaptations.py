@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from sqlalchemy import ColumnElement, Select, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db.rows import repeated_adaptation
+from app.db.rows import adaptation_from, repeated_adaptation
 from app.db.tables import AdaptationRow, TaskRow
 from app.db.tasks import lock_task
-from app.domain import InitializerRef, StateKey, Status
+from app.domain import Adaptation, InitializerRef, StateKey, Status
 
 UNFINISHED = (Status.QUEUED, Status.ADAPTING)
+FINISH = ("finished_at", "loss", "accuracy", "timings_ms", "embedding", "warm_start", "start")
+"""What a finished adaptation leaves behind, by column."""
 
-
-@dataclass(frozen=True)
-class Finish:
-    """What a finished adaptation leaves behind. made_by: the version that made it, where another may have been settled on meanwhile."""
-
-    loss: tuple[float, ...]
-    accuracy: tuple[float, ...]
-    timings_ms: dict[str, float]
-    embedding: bytes | None = None
-    warm_start: dict[str, Any] | None = None
-    start: bytes | None = None
-    made_by: InitializerRef | None = None
+# The statements of every adaptation, made once: to put one together takes longer than to run it.
+_ROWS, _TASKS = cast(Table, AdaptationRow.__table__), cast(Table, TaskRow.__table__)
+_MINE = (_ROWS.c.task_id == bindparam("of"), _ROWS.c.revision == bindparam("nth"))
+_CLAIM = (
+    update(_ROWS)
+    .where(*_MINE, _ROWS.c.status.in_(UNFINISHED), _ROWS.c.attempts < bindparam("most"))
+    .values(status=Status.ADAPTING, attempts=_ROWS.c.attempts + 1, started_at=bindparam("at"))
+    .returning(*(column for column in _ROWS.c if column.name not in {"embedding", "start"}))
+)
+_LOCK_SERVING = select(_TASKS.c.serving_revision).where(_TASKS.c.id == bindparam("of")).with_for_update(key_share=True)
+_SERVE = update(_TASKS).where(_TASKS.c.id == bindparam("of")).values(serving_revision=bindparam("nth"))
+_BY = (_ROWS.c.initializer_name == bindparam("by_name"), _ROWS.c.initializer_version == bindparam("by_version"))
+_FINISH = (
+    update(_ROWS)
+    .where(*_MINE, *_BY, _ROWS.c.status == Status.ADAPTING)
+    .values(status=Status.READY, **{name: bindparam(name, type_=_ROWS.c[name].type) for name in FINISH})
+    .returning(_ROWS.c.revision)
+)
 
 
 class Origin(NamedTuple):
@@ -55,61 +62,46 @@ async def find_origin(session: AsyncSession, task_id: str, revision: int) -> Ori
     return None
 
 
-async def claim(session: AsyncSession, task_id: str, revision: int, now: datetime, max_attempts: int) -> AdaptationRow | None:
-    """Counts an attempt and takes the row, also from a worker that may be dead; None when it is final, gone or out of attempts."""
-    taken = await session.scalars(
-        update(AdaptationRow)
-        .where(*_is(task_id, revision), AdaptationRow.status.in_(UNFINISHED), AdaptationRow.attempts < max_attempts)
-        .values(status=Status.ADAPTING, attempts=AdaptationRow.attempts + 1, started_at=now)
-        .returning(AdaptationRow)
-        .execution_options(populate_existing=True)
-    )
-    return taken.first()
+def claim(connection: Connection, task_id: str, revision: int, now: datetime, max_attempts: int) -> tuple[Adaptation, str] | None:
+    """Counts an attempt and takes the row, also from a worker that may be dead: the adaptation, and the id of its support set.
+
+    None when it is final, gone or out of attempts.
+    """
+    row = connection.execute(_CLAIM, {"of": task_id, "nth": revision, "at": now, "most": max_attempts}).first()
+    return (adaptation_from(cast(AdaptationRow, row)), row.support_id) if row is not None else None
 
 
-async def serving_before(session: AsyncSession, task_id: str) -> StateKey | None:
+def serving_before(connection: Connection, task_id: str) -> StateKey | None:
     """The state that the task serves now; a finish is about to supersede it."""
-    serving = (AdaptationRow.task_id == TaskRow.id) & (AdaptationRow.revision == TaskRow.serving_revision)
-    row = await session.scalar(select(AdaptationRow).join(TaskRow, serving).where(TaskRow.id == task_id))
+    serving = (_ROWS.c.task_id == _TASKS.c.id) & (_ROWS.c.revision == _TASKS.c.serving_revision)
+    columns = (_ROWS.c.revision, _ROWS.c.initializer_name, _ROWS.c.initializer_version)
+    row = connection.execute(select(*columns).join(_TASKS, serving).where(_TASKS.c.id == task_id)).first()
     return StateKey(task_id, row.revision, InitializerRef(row.initializer_name, row.initializer_version)) if row is not None else None
 
 
-async def finish_ready(session: AsyncSession, task_id: str, revision: int, now: datetime, finish: Finish) -> bool:
-    """`adapting` -> `ready`, and the task serves it unless it serves a newer one. True for exactly one caller."""
-    task = await lock_task(session, task_id)
-    if task is None:
+def finish_ready(connection: Connection, finished: Adaptation, values: Mapping[str, Any]) -> bool:
+    """`adapting` -> `ready`, and the task serves it unless it serves a newer one. True for exactly one caller.
+
+    values: the columns that a finish fills, `FINISH`. Only a row that still names the version of `finished` is won: another may have been
+    settled on meanwhile.
+    """
+    ref, mine = finished.initializer, {"of": finished.task_id, "nth": finished.revision}
+    task = connection.execute(_LOCK_SERVING, {"of": finished.task_id}).first()
+    if task is None or connection.execute(_FINISH, {**mine, "by_name": ref.name, "by_version": ref.version, **values}).first() is None:
         return False
-    won = await session.scalars(
-        update(AdaptationRow)
-        .where(*_is(task_id, revision), AdaptationRow.status == Status.ADAPTING, *_names(finish.made_by))
-        .values(
-            status=Status.READY,
-            finished_at=now,
-            loss=list(finish.loss),
-            accuracy=list(finish.accuracy),
-            timings_ms=finish.timings_ms,
-            embedding=finish.embedding,
-            warm_start=finish.warm_start,
-            start=finish.start,
-        )
-        .returning(AdaptationRow.revision)
-    )
-    if won.first() is None:
-        return False
-    before = task.serving_revision
-    if before is None or before < revision:
-        task.serving_revision = revision
-        await session.flush()
-        if before is not None:
-            await _forget_starts(session, task_id, before)
+    before: int | None = task.serving_revision
+    if before is None or before < finished.revision:
+        connection.execute(_SERVE, mine)
+    if before is not None and before < finished.revision:
+        _forget_starts(connection, finished.task_id, before)
     return True
 
 
-async def _forget_starts(session: AsyncSession, task_id: str, before: int) -> None:
+def _forget_starts(connection: Connection, task_id: str, before: int) -> None:
     """Drops the weights that revisions before this one started from, most of what they weigh. That of the revision that has served until
     now is kept: requests that began with it may yet make its state again."""
-    old = (AdaptationRow.task_id == task_id, AdaptationRow.revision < before, AdaptationRow.start.is_not(None))
-    await session.execute(update(AdaptationRow).where(*old).values(start=None))
+    old = (_ROWS.c.task_id == task_id, _ROWS.c.revision < before, _ROWS.c.start.is_not(None))
+    connection.execute(update(_ROWS).where(*old).values(start=None))
 
 
 async def finish_failed(session: AsyncSession, task_id: str, revision: int, now: datetime, code: str, detail: str) -> bool:
@@ -218,10 +210,6 @@ async def versions_in_use(session: AsyncSession) -> set[InitializerRef]:
 
 def _is(task_id: str, revision: int) -> tuple[ColumnElement[bool], ...]:
     return AdaptationRow.task_id == task_id, AdaptationRow.revision == revision
-
-
-def _names(ref: InitializerRef | None) -> tuple[ColumnElement[bool], ...]:
-    return () if ref is None else (AdaptationRow.initializer_name == ref.name, AdaptationRow.initializer_version == ref.version)
 
 
 def _unfinished(before: datetime) -> Select[str, int]:

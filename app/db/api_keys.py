@@ -10,12 +10,12 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.tables import ApiKeyRow
-from app.db.tasks import insert_ignore
+from app.db.tasks import insert_ignored
 
 
 async def insert_key(session: AsyncSession, values: dict[str, Any]) -> bool:
     """False when a key with this id exists."""
-    return await insert_ignore(session, ApiKeyRow, values, ["id"])
+    return await insert_ignored(session, ApiKeyRow, values, ["id"])
 
 
 async def find_key(session: AsyncSession, prefix: str) -> ApiKeyRow | None:

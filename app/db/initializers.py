@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import undefer
 
 from app.db.tables import InitializerRow, InitializerVersionRow
-from app.db.tasks import insert_ignore
+from app.db.tasks import insert_ignored
 from app.domain import InitializerRef
 
 
@@ -63,7 +63,7 @@ async def store_next(session: AsyncSession, name: str, sha256: str, card: dict[s
 
     So two reloads of the same folder at the same time meet on one version. The pointer's row is locked until the transaction ends.
     """
-    await insert_ignore(session, InitializerRow, {"name": name, "current_version": None, "last_version": 0}, ["name"])
+    await insert_ignored(session, InitializerRow, {"name": name, "current_version": None, "last_version": 0}, ["name"])
     pointer = (await session.scalars(select(InitializerRow).where(InitializerRow.name == name).with_for_update())).one()
     newest = await session.get(InitializerVersionRow, (name, pointer.last_version))
     if newest is not None and newest.sha256 == sha256:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.rows import prediction_set_from, prediction_set_to_values
@@ -11,9 +11,9 @@ from app.db.tasks import insert_ignore
 from app.domain import Page, PredictionSet
 
 
-async def insert_predictions(session: AsyncSession, answers: PredictionSet) -> bool:
+def insert_predictions(connection: Connection, answers: PredictionSet) -> bool:
     """Keeps a set of answers; the same id is kept once."""
-    return await insert_ignore(session, PredictionRow, prediction_set_to_values(answers), ["id"])
+    return insert_ignore(connection, PredictionRow, prediction_set_to_values(answers), ["id"])
 
 
 async def list_predictions(session: AsyncSession, task_id: str, *, after: str | None, limit: int) -> Page[PredictionSet]:

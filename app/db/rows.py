@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal, cast
 
@@ -78,23 +78,56 @@ def new_adaptation(
     options: TaskOptions,
     at: datetime,
     selection: dict[str, Any] | None = None,
-) -> AdaptationRow:
-    """A queued row for a support set whose examples are (being) stored. selection: the choice to be made, where `info` is only its
+) -> Adaptation:
+    """A queued adaptation to a support set whose examples are (being) stored. selection: the choice to be made, where `info` is only its
     first guess."""
-    return AdaptationRow(
+    class_counts = dict(Counter(map(str, support.labels))) if info.kind == "classification" else {}
+    return Adaptation(
         task_id=task_id,
         revision=revision,
         status=Status.QUEUED,
-        initializer_name=info.ref.name,
-        initializer_version=info.ref.version,
-        options=options_to_json(options),
-        support_id=examples_id(support.inputs, support.labels),
+        initializer=info.ref,
+        options=options,
+        classes=tuple(sorted(class_counts)),
+        class_counts=class_counts,
         n_support=len(support.labels),
-        class_counts=dict(Counter(map(str, support.labels))) if info.kind == "classification" else {},
-        selection=selection,
+        attempts=0,
         created_at=at,
-        **_not_started(),
+        selection=selection,
     )
+
+
+def new_adaptation_to_values(adaptation: Adaptation, support_id: str) -> dict[str, Any]:
+    """The columns of an adaptation that is not finished."""
+    return {
+        "task_id": adaptation.task_id,
+        "revision": adaptation.revision,
+        "status": adaptation.status,
+        "initializer_name": adaptation.initializer.name,
+        "initializer_version": adaptation.initializer.version,
+        "options": options_to_json(adaptation.options),
+        "support_id": support_id,
+        "n_support": adaptation.n_support,
+        "class_counts": dict(adaptation.class_counts),
+        "selection": adaptation.selection,
+        "created_at": adaptation.created_at,
+        **_not_started(),
+        "attempts": adaptation.attempts,
+        "started_at": adaptation.started_at,
+    }
+
+
+def finish_to_values(finished: Adaptation, embedding: Array | None, start: bytes | None) -> dict[str, Any]:
+    """The columns that a finish fills. start: the weights it began with, where they were not the usual ones."""
+    return {
+        "finished_at": finished.finished_at,
+        "loss": list(finished.loss),
+        "accuracy": list(finished.accuracy),
+        "timings_ms": dict(finished.timings_ms),
+        "embedding": embedding_to_bytes(embedding),
+        "warm_start": asdict(finished.warm_start) if finished.warm_start is not None else None,
+        "start": start,
+    }
 
 
 def repeated_adaptation(row: AdaptationRow, revision: int, ref: InitializerRef, at: datetime) -> AdaptationRow:
@@ -113,6 +146,35 @@ def repeated_adaptation(row: AdaptationRow, revision: int, ref: InitializerRef, 
         created_at=at,
         **_not_started(),
     )
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """A new task as the columns of its rows: itself, its support and query set, its first adaptation."""
+
+    task: dict[str, Any]
+    examples: tuple[dict[str, Any], ...]
+    adaptation: dict[str, Any]
+
+
+def new_task_to_rows(task: Task, support: SupportSet, query: Array | None, fingerprint: str) -> NewRows:
+    """The rows of a task that nothing serves yet."""
+    supported = examples_to_values(task.id, support.inputs, support.labels)
+    queried = examples_to_values(task.id, query) if query is not None else None
+    columns = {
+        "id": task.id,
+        "owner": task.owner,
+        "name": task.name,
+        "metadata": dict(task.metadata),
+        "fingerprint": fingerprint,
+        "created_at": task.created_at,
+        "expires_at": task.expires_at,
+        "latest_revision": task.latest.revision,
+        "serving_revision": None,
+        "query_id": queried["id"] if queried is not None else None,
+    }
+    examples = (supported,) if queried is None else (supported, queried)
+    return NewRows(columns, examples, new_adaptation_to_values(task.latest, supported["id"]))
 
 
 def task_from(row: TaskRow, adaptations: Mapping[int, AdaptationRow]) -> Task:

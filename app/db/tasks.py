@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from enum import Enum, auto
+from functools import cache
+from typing import Any, cast
 
-from sqlalchemy import delete, or_, select, tuple_
+from sqlalchemy import Connection, bindparam, delete, insert, or_, select, tuple_
+from sqlalchemy import Table as SqlTable
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.dml import ReturningInsert
 
-from app.db.rows import task_from
-from app.db.tables import AdaptationRow, ExamplesRow, Table, TaskRow
-from app.domain import Page, Status, Task
+from app.db.rows import NewRows, inputs_from, support_from, task_from
+from app.db.tables import AdaptationRow, ExamplesRow, InitializerRow, Table, TaskRow
+from app.domain import Array, InitializerRef, Page, Status, SupportSet, Task
+
+# The statements of every adaptation, made once: to put one together takes longer than to run it.
+_TASKS, _EXAMPLES = cast(SqlTable, TaskRow.__table__), cast(SqlTable, ExamplesRow.__table__)
+_INSERT_EXAMPLES, _INSERT_ADAPTATION = insert(_EXAMPLES), insert(cast(SqlTable, AdaptationRow.__table__))
+_CURRENT = select(InitializerRow.__table__.c.current_version).where(InitializerRow.__table__.c.name == bindparam("named"))
+_QUERY_ID = select(_TASKS.c.query_id).where(_TASKS.c.id == bindparam("of")).scalar_subquery()
+_SUPPORT_AND_QUERY = select(_EXAMPLES).where(
+    _EXAMPLES.c.task_id == bindparam("of"), or_(_EXAMPLES.c.id == bindparam("support"), _EXAMPLES.c.id == _QUERY_ID)
+)
 
 
 def _alive(now: datetime) -> Any:
@@ -58,9 +71,26 @@ async def list_tasks(
     return Page(rows=tuple(await _with_adaptations(session, rows[:limit])), has_more=len(rows) > limit)
 
 
-async def insert_task(session: AsyncSession, values: dict[str, Any]) -> bool:
-    """False when a task with the same fingerprint exists, committed in the meantime by somebody else."""
-    return await insert_ignore(session, TaskRow, values, ["fingerprint"])
+class Inserted(Enum):
+    """What became of a new task: `EQUAL` when a task with its fingerprint exists, `OUTDATED` when its version is not current any more."""
+
+    NEW = auto()
+    EQUAL = auto()
+    OUTDATED = auto()
+
+
+def insert_new(connection: Connection, new: NewRows, current: InitializerRef | None = None) -> Inserted:
+    """Inserts everything or, unless the answer is `NEW`, nothing.
+
+    current: the version that must still be its initializer's current one; None where the service is to choose.
+    """
+    if current is not None and connection.scalar(_CURRENT, {"named": current.name}) != current.version:
+        return Inserted.OUTDATED
+    if connection.execute(_insert_task(connection.dialect.name), new.task).first() is None:
+        return Inserted.EQUAL
+    connection.execute(_INSERT_EXAMPLES, list(new.examples))
+    connection.execute(_INSERT_ADAPTATION, new.adaptation)
+    return Inserted.NEW
 
 
 async def lock_task(session: AsyncSession, task_id: str) -> TaskRow | None:
@@ -89,7 +119,7 @@ async def delete_expired_fingerprint(session: AsyncSession, fingerprint: str, no
 
 async def insert_examples(session: AsyncSession, values: dict[str, Any]) -> None:
     """Stores a support or query set; the same content of the same task is stored once."""
-    await insert_ignore(session, ExamplesRow, values, ["task_id", "id"])
+    await insert_ignored(session, ExamplesRow, values, ["task_id", "id"])
 
 
 async def find_examples(session: AsyncSession, task_id: str, examples_id: str) -> ExamplesRow | None:
@@ -97,22 +127,33 @@ async def find_examples(session: AsyncSession, task_id: str, examples_id: str) -
     return await session.get(ExamplesRow, (task_id, examples_id))
 
 
-async def find_support_and_query(session: AsyncSession, task_id: str, support_id: str) -> tuple[ExamplesRow | None, ExamplesRow | None]:
+def find_support_and_query(connection: Connection, task_id: str, support_id: str) -> tuple[SupportSet | None, Array | None]:
     """A support set of the task, and the query set that came with it."""
-    query_id = select(TaskRow.query_id).where(TaskRow.id == task_id).scalar_subquery()
-    wanted = or_(ExamplesRow.id == support_id, ExamplesRow.id == query_id)
-    found = {row.id: row for row in await session.scalars(select(ExamplesRow).where(ExamplesRow.task_id == task_id, wanted))}
+    found = {row.id: cast(ExamplesRow, row) for row in connection.execute(_SUPPORT_AND_QUERY, {"of": task_id, "support": support_id})}
     support = found.pop(support_id, None)
-    return support, next(iter(found.values()), None)
+    query = next(iter(found.values()), None)
+    return support_from(support) if support is not None else None, inputs_from(query) if query is not None else None
 
 
-async def insert_ignore(session: AsyncSession, table: type[Table], values: dict[str, Any], unique: list[str]) -> bool:
+@cache
+def _insert_task(dialect: str) -> ReturningInsert[Any]:
+    """The insert that gives nothing back when a task with the same fingerprint is there."""
+    statement = sqlite.insert(_TASKS) if dialect == "sqlite" else postgresql.insert(_TASKS)
+    return statement.on_conflict_do_nothing(index_elements=["fingerprint"]).returning(_TASKS.c.id)
+
+
+def insert_ignore(connection: Connection, table: type[Table], values: dict[str, Any], unique: list[str]) -> bool:
     """INSERT ... ON CONFLICT DO NOTHING on both databases; True when the row is new."""
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     columns = {column.name: column for column in table.__table__.columns}
-    statement = dialect.insert(table).values({columns[name]: value for name, value in values.items()})
+    statement = dialect.insert(table.__table__).values({columns[name]: value for name, value in values.items()})
     returning = statement.on_conflict_do_nothing(index_elements=unique).returning(*table.__table__.primary_key)
-    return (await session.execute(returning)).first() is not None
+    return connection.execute(returning).first() is not None
+
+
+async def insert_ignored(session: AsyncSession, table: type[Table], values: dict[str, Any], unique: list[str]) -> bool:
+    """`insert_ignore` in a session's transaction."""
+    return await (await session.connection()).run_sync(insert_ignore, table, values, unique)
 
 
 async def _with_adaptations(session: AsyncSession, rows: Sequence[TaskRow]) -> list[Task]:

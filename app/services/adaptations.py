@@ -5,23 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import perf_counter
 
 import structlog
+from sqlalchemy import Connection
 
 from app import telemetry
-from app.cache.keys import adaptation_topic
 from app.cache.signals import Signals
 from app.cache.states import StateCache
-from app.db import adaptations, predictions, rows, tasks
-from app.db.adaptations import Finish
+from app.db import adaptations, tasks
 from app.db.ids import derived_id
 from app.db.session import Database
 from app.db.tables import AdaptationRow
-from app.domain import Adaptation, Adapted, AdaptJob, Answers, Array, InitializerInfo, PredictionSet, StateKey, SupportSet, as_float32
+from app.domain import (
+    Adaptation,
+    Adapted,
+    AdaptJob,
+    Answers,
+    Array,
+    InitializerInfo,
+    PredictionSet,
+    StateKey,
+    SupportSet,
+    as_float32,
+)
 from app.engine.interface import Engine
 from app.errors import (
     AdaptationFailed,
@@ -34,6 +44,7 @@ from app.errors import (
     Unavailable,
 )
 from app.services.choosing import Chooser, is_open
+from app.services.finishing import Finishing
 from app.services.initializers import InitializerService
 from app.services.lanes import adaptation_phases_ms, build_job, name_answers, phases_ms, state_key
 from app.services.queue_port import JobQueue
@@ -45,6 +56,15 @@ from app.settings import Settings
 _log = structlog.get_logger(__name__)
 _EXPIRE_BATCH = 500
 _SWEEP_BATCH = 10_000
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """An adaptation that is this process's to make, with what it is made from: its support set, and the queries that came with it."""
+
+    adaptation: Adaptation
+    support: SupportSet
+    query: Array | None
 
 
 class AdaptationService:
@@ -62,6 +82,8 @@ class AdaptationService:
     ) -> None:
         self._database, self._cache, self._signals, self._engine = database, cache, signals, engine
         self._queue, self._initializers, self._settings = queue, initializers, settings
+        self._finishing = Finishing(database, cache, signals, engine)
+        self._running: set[tuple[str, int]] = set()
         self._chooser = Chooser(database, engine, initializers, settings)
         self._warm_starts = WarmStarts(database, engine, initializers, StateSource(database, cache, engine, initializers))
 
@@ -72,23 +94,35 @@ class AdaptationService:
         Unavailable and cancellation give the row back (queued, the attempt not counted) and are raised: the queue may retry, and the
         sweeper does.
         """
-        async with self._database.write() as session:
-            row = await adaptations.claim(session, task_id, revision, _now(), self._settings.max_attempts)
-        if row is None:
-            await self._fail_if_poison(task_id, revision)
+        if (task_id, revision) in self._running:  # this very process is at it: a job that came twice, or a sweep that was early
             return
-        adaptation = rows.adaptation_from(row)
+        claimed = await self._database.transact(lambda connection: _claim(connection, task_id, revision, self._settings.max_attempts))
+        if claimed is None:
+            await self._fail_if_poison(task_id, revision)
+        else:
+            await self.run_claimed(claimed)
+
+    async def run_claimed(self, claimed: Claimed) -> Adaptation | None:
+        """Adapts what is claimed already. The adaptation when it became ready here, else None. Raises as `run`."""
+        adaptation = claimed.adaptation
+        task_id, revision = adaptation.task_id, adaptation.revision
+        self._running.add((task_id, revision))
         try:
-            await self._adapt(adaptation, row.support_id)
+            return await self._adapt(claimed)
         except (Overloaded, Draining, Unavailable, asyncio.CancelledError):
             telemetry.count_adaptation("released")
             await asyncio.shield(self._give_back(adaptation))
             raise
         except AppError as error:
-            await self._fail(task_id, revision, error.code, error.detail)
+            await self._finishing.fail(task_id, revision, error.code, error.detail)
         except Exception:
             _log.exception("adaptation_crashed", task_id=task_id, revision=revision)
-            await self._fail(task_id, revision, "internal_error", "The adaptation ended with an unexpected error; the log has it.")
+            await self._finishing.fail(
+                task_id, revision, "internal_error", "The adaptation ended with an unexpected error; the log has it."
+            )
+        finally:
+            self._running.discard((task_id, revision))
+        return None
 
     async def release(self, task_id: str, revision: int) -> None:
         """Gives a claimed row that will not run here back: `queued`, the attempt not counted. Nothing if it is not adapting."""
@@ -114,29 +148,27 @@ class AdaptationService:
             await self._queue.enqueue_adaptation(task_id, revision)
         return len(lost)
 
-    async def _adapt(self, claimed: Adaptation, support_id: str) -> None:
-        loaded = await self._load(claimed, support_id)
-        if loaded is None:
-            return
-        began, (support, query) = perf_counter(), loaded
-        settled = await self._chooser.settle(claimed, support)
+    async def _adapt(self, claimed: Claimed) -> Adaptation | None:
+        began, support, query = perf_counter(), claimed.support, claimed.query
+        settled = await self._chooser.settle(claimed.adaptation, support)
         if settled is None:
-            return
-        choose_ms = _ms_since(began) if is_open(claimed) else None
+            return None
+        choose_ms = _ms_since(began) if is_open(claimed.adaptation) else None
         adaptation, info, job, adapted = await self._adapt_or_fall_back(settled, support)
         key, timings_ms = state_key(adaptation), adaptation_phases_ms(adaptation, adapted, choose_ms)
         if not adaptation.options.warm_start:
             timings_ms["store"] = await self._keep(key, adapted.state)
             answers = await self._answer_query_set(adaptation, info, query, adapted)
-            await self._finish(adaptation, Started(adapted), answers, timings_ms)
-            return
+            return await self._finishing.finish(adaptation, Started(adapted), answers, timings_ms)
         began = perf_counter()
         started = await self._warm_starts.improve(adaptation, info, support, job, adapted)
         timings_ms |= {"warm_start": _ms_since(began), "store": 0.0}
         answers = await self._answer_query_set(adaptation, info, query, started.adapted)
         # Two workers with the same job may find other neighbours; only the state of the one that finishes may be seen by others.
-        if await self._finish(adaptation, started, answers, timings_ms):
+        finished = await self._finishing.finish(adaptation, started, answers, timings_ms)
+        if finished is not None:
             await self._keep(key, started.adapted.state)
+        return finished
 
     async def _adapt_or_fall_back(
         self, adaptation: Adaptation, support: SupportSet
@@ -155,14 +187,6 @@ class AdaptationService:
                     raise
                 _log.warning("fell_back", task_id=adaptation.task_id, failed=str(adaptation.initializer), code=fault.code)
                 adaptation = following
-
-    async def _load(self, adaptation: Adaptation, support_id: str) -> tuple[SupportSet, Array | None] | None:
-        """Support set and query set, or None when the task was deleted since the claim."""
-        async with self._database.read() as session:
-            support, query = await tasks.find_support_and_query(session, adaptation.task_id, support_id)
-        if support is None:
-            return None
-        return rows.support_from(support), rows.inputs_from(query) if query is not None else None
 
     async def _keep(self, key: StateKey, state: bytes) -> float:
         """Milliseconds of the put. Redis away: the state is still on the device, and elsewhere it is adapted again."""
@@ -201,48 +225,11 @@ class AdaptationService:
                 await self._initializers.using(key.initializer, lambda: self._engine.restore(key, state))
         raise Overloaded("The device drops adapted states faster than they can be used.")
 
-    async def _finish(self, adaptation: Adaptation, started: Started, answers: PredictionSet | None, timings_ms: dict[str, float]) -> bool:
-        """One transaction: the row, the task's serving revision and the query set's predictions; of several finishers one wins."""
-        timings_ms = {phase: round(ms, 3) for phase, ms in timings_ms.items()}
-        finish = _make_finish(adaptation, started, timings_ms)
-        async with self._database.write() as session:
-            before = await adaptations.serving_before(session, adaptation.task_id) if adaptation.revision > 1 else None
-            won = await adaptations.finish_ready(session, adaptation.task_id, adaptation.revision, _now(), finish)
-            if won and answers is not None:
-                await predictions.insert_predictions(session, answers)
-        if not won:
-            await self._clean_up_after_lost_finish(adaptation)
-            return False
-        telemetry.count_adaptation("ready", timings_ms)
-        if before is not None and before.revision < adaptation.revision:
-            with contextlib.suppress(Unavailable):  # superseded: its TTL would end it anyway
-                await self._cache.delete(before)
-        await self._signals.publish(adaptation_topic(adaptation.task_id, adaptation.revision))
-        return True
-
-    async def _clean_up_after_lost_finish(self, adaptation: Adaptation) -> None:
-        telemetry.count_adaptation("superseded")
-        async with self._database.read() as session:
-            row = await adaptations.find_adaptation(session, adaptation.task_id, adaptation.revision)
-        if row is None:  # deleted while it adapted: the state put a moment ago must not outlive the task
-            self._engine.forget(adaptation.task_id)
-            with contextlib.suppress(Unavailable):
-                await self._cache.delete_task(adaptation.task_id)
-        elif adaptation.options.warm_start:  # the winner may have started elsewhere: the state here is not the one that serves
-            self._engine.forget(adaptation.task_id)
-
     async def _give_back(self, adaptation: Adaptation) -> None:
         """Without a database the row stays `adapting` until the sweeper finds it; that costs an attempt and loses nothing."""
         with contextlib.suppress(Unavailable):
             async with self._database.write() as session:
                 await adaptations.release(session, adaptation.task_id, adaptation.revision, adaptation.attempts)
-
-    async def _fail(self, task_id: str, revision: int, code: str, detail: str) -> None:
-        async with self._database.write() as session:
-            won = await adaptations.finish_failed(session, task_id, revision, _now(), code, detail)
-        if won:
-            telemetry.count_adaptation("failed")
-            await self._signals.publish(adaptation_topic(task_id, revision))
 
     async def _fail_if_poison(self, task_id: str, revision: int) -> None:
         """Called when a claim was refused. A last attempt that started recently may be alive elsewhere: it is left to the sweeper."""
@@ -254,7 +241,7 @@ class AdaptationService:
 
     async def _fail_exhausted(self, task_id: str, revision: int) -> None:
         attempts = self._settings.max_attempts
-        await self._fail(task_id, revision, "attempts_exhausted", f"Started {attempts} times and never ended: given up.")
+        await self._finishing.fail(task_id, revision, "attempts_exhausted", f"Started {attempts} times and never ended: given up.")
 
     async def _expire(self) -> None:
         """Batch by batch, so that no transaction is long, until none is left: a sweep that stopped early could fall behind for ever."""
@@ -273,11 +260,15 @@ def _is_exhausted(row: AdaptationRow, before: datetime, max_attempts: int) -> bo
     return row.status in adaptations.UNFINISHED and row.attempts >= max_attempts and touched <= before
 
 
-def _make_finish(adaptation: Adaptation, started: Started, timings_ms: dict[str, float]) -> Finish:
-    adapted = started.adapted
-    warm_start = asdict(started.warm_start) if started.warm_start is not None else None
-    embedding = rows.embedding_to_bytes(adapted.embedding)
-    return Finish(adapted.loss, adapted.accuracy, timings_ms, embedding, warm_start, started.start, made_by=adaptation.initializer)
+def _claim(connection: Connection, task_id: str, revision: int, max_attempts: int) -> Claimed | None:
+    claimed = adaptations.claim(connection, task_id, revision, _now(), max_attempts)
+    if claimed is None:
+        return None
+    adaptation, support_id = claimed
+    support, query = tasks.find_support_and_query(connection, task_id, support_id)
+    if support is None:
+        raise RuntimeError(f"Task {task_id} has no support set {support_id}. This is a bug.")
+    return Claimed(adaptation, support, query)
 
 
 def _ms_since(started: float) -> float:

@@ -80,7 +80,14 @@ class InitializerService:
             ref = await initializers.current_ref(session, name)
         if ref is None:
             raise initializer_not_found(name)
+        self._note_current(ref)
         return await self._info(ref)
+
+    async def expect(self, name: str) -> InitializerInfo:
+        """The current version as this process knows it, mostly without a question to the database: for whoever finds out in time when
+        another process knows better. Raises NotFound initializer_not_found."""
+        version = self._current_here.get(name)
+        return await self._info(InitializerRef(name, version)) if version is not None else await self.get(name)
 
     async def versions(self, name: str) -> Sequence[int]:
         """The stored versions of an initializer, oldest first; empty for an unknown name."""

@@ -33,6 +33,7 @@ from app.engine.interface import Engine
 from app.errors import AppError, Conflict, InitializerNotInstalled, Issue, Overloaded, StateCorrupt, StateNotResident
 from app.services.initializers import InitializerService
 from app.services.lanes import build_job, name_answers, phases_ms, state_key
+from app.services.own_tasks import require_task, task_not_found
 from app.services.queue_port import JobQueue
 from app.services.readaptation import Readaptation
 from app.services.rebuilding import StateSource
@@ -40,7 +41,6 @@ from app.services.serving import Serving, ServingMemory, require_serving
 from app.services.serving_reads import ServingReads
 from app.services.single_flight import SingleFlight
 from app.services.support_rules import check_queries
-from app.services.tasks import require_task, task_not_found
 from app.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -167,7 +167,7 @@ class PredictionService:
         async with self._database.write() as session:
             if await tasks.lock_task(session, kept.task_id) is None:
                 raise task_not_found(kept.task_id)
-            await predictions.insert_predictions(session, kept)
+            await (await session.connection()).run_sync(predictions.insert_predictions, kept)
         return kept
 
     async def _readapt(self, task_id: str, newer: InitializerRef) -> None:

@@ -15,7 +15,7 @@ from app.engine.interface import Engine
 from app.errors import Overloaded, Unavailable
 from app.services.initializers import InitializerService
 from app.services.lanes import build_job, state_key
-from app.services.tasks import task_not_found
+from app.services.own_tasks import task_not_found
 
 _log = structlog.get_logger(__name__)
 

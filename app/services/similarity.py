@@ -15,9 +15,9 @@ from app.db.session import Database
 from app.domain import Adaptation, Array, Caller, InitializerInfo, Task
 from app.errors import Conflict
 from app.services.initializers import InitializerService
+from app.services.own_tasks import require_task
 from app.services.requests import Neighbour, Neighbourhood
 from app.services.serving import require_serving
-from app.services.tasks import require_task
 
 MAX_COMPARED = 10_000
 """A task is compared with this many others at most: the newest ones."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 
@@ -16,12 +17,15 @@ from app.db import adaptations, rows, tasks
 from app.db.ids import new_id
 from app.db.session import Database
 from app.db.tables import AdaptationRow, TaskRow
+from app.db.tasks import Inserted
 from app.domain import Caller, InitializerInfo, Page, Status, SupportSet, Task, TaskOptions
 from app.engine.interface import Engine
-from app.errors import InvalidBody, Issue, NotFound, Unavailable
+from app.errors import InvalidBody, Issue, Unavailable
 from app.services.candidates import Offer, choose_offer, list_offers, name_offer
+from app.services.direct_start import DirectStart
 from app.services.fingerprint import fingerprint
 from app.services.initializers import InitializerService
+from app.services.own_tasks import require_task, task_not_found
 from app.services.queue_port import JobQueue
 from app.services.readaptation import Readaptation
 from app.services.requests import NewTask, Removal
@@ -31,6 +35,9 @@ from app.services.serving import ServingMemory
 from app.services.support_revision import revise_support
 from app.services.support_rules import check_examples, check_options, check_queries, check_warm_start
 from app.settings import Settings
+
+_MAX_TRIES = 3
+"""Of a new task, whose initializer is reloaded elsewhere or whose equal is deleted while it is inserted."""
 
 _RECHECK_S = 1.0
 """A waiter whose signal was lost sees the row this much later at most."""
@@ -49,10 +56,11 @@ class TaskService:
         initializers: InitializerService,
         memory: ServingMemory,
         settings: Settings,
+        direct: DirectStart,
     ) -> None:
         self._database, self._cache, self._signals, self._engine = database, cache, signals, engine
         self._initializers, self._memory, self._settings = initializers, memory, settings
-        self._outbox = Readaptation(database, queue)
+        self._outbox, self._direct = Readaptation(database, queue), direct
 
     async def create(self, caller: Caller, new: NewTask) -> tuple[Task, bool]:
         """Validates, stores and enqueues; True when a task was made, False when an equal live one already exists.
@@ -62,15 +70,16 @@ class TaskService:
         (`#/support/...`), InvalidQuery (`#/query/...`), InvalidOptions (`#/options/...`), InvalidBody (`#/ttl_s`), Unavailable.
         """
         offer = await self._find_offer(new)
-        info = offer.admit(new.support, new.options)
-        self._check(new, info)
-        await self._check_warm_start(new.options, offer)
-        async with self._database.write() as session:
-            task, is_new = await self._insert(session, caller, new, offer, info)
-        if is_new:
-            telemetry.count_task(info.ref.name)
-            await self._outbox.enqueue(task.id, task.latest.revision)
-        return task, is_new
+        for _ in range(_MAX_TRIES):
+            task, inserted = await self._insert(caller, new, offer)
+            if inserted is Inserted.NEW:
+                telemetry.count_task(task.latest.initializer.name)
+                await self._begin(task, new)
+                return task, True
+            if inserted is Inserted.EQUAL and (equal := await self._find_equal(fingerprint(caller, offer.mark, new))) is not None:
+                return equal, False
+            offer = await self._find_offer(new, anew=True)
+        raise Unavailable("What this task is made from came and went at the same moment; try again.", code="database_unavailable")
 
     async def get(self, caller: Caller, task_id: str) -> Task:
         """A live task of the caller. Raises NotFound task_not_found."""
@@ -131,6 +140,9 @@ class TaskService:
     async def wait(self, caller: Caller, task_id: str, revision: int, timeout_s: float) -> Task:
         """The task once `revision` is ready, failed or superseded, or as it stands after timeout_s. Raises NotFound."""
         deadline = monotonic() + timeout_s
+        finished = await self._direct.wait(task_id, revision, timeout_s)
+        if finished is not None and finished.owner == caller.key_id:
+            return self._memory.notice(finished)
         with self._signals.subscribe(adaptation_topic(task_id, revision)) as subscription:
             while True:
                 task = await self.get(caller, task_id)
@@ -147,9 +159,9 @@ class TaskService:
         current = [each for each in await self._initializers.list() if (each.kind, each.input) == (info.kind, info.input)]
         return Offer(info.input, tuple(current), is_auto=True)
 
-    async def _find_offer(self, new: NewTask) -> Offer:
+    async def _find_offer(self, new: NewTask, *, anew: bool = False) -> Offer:
         if new.initializer != AUTO:
-            return name_offer(await self._initializers.get(new.initializer))
+            return name_offer(await (self._initializers.get if anew else self._initializers.expect)(new.initializer))
         return choose_offer(list_offers(await self._initializers.list(), new.support.labels), new.support.inputs.shape[1:])
 
     def _check(self, new: NewTask, info: InitializerInfo) -> None:
@@ -165,58 +177,46 @@ class TaskService:
         if options.warm_start and not offer.is_auto:
             check_warm_start(options, await self._initializers.abilities(info.ref), info)
 
-    async def _insert(self, session: AsyncSession, caller: Caller, new: NewTask, offer: Offer, info: InitializerInfo) -> tuple[Task, bool]:
-        mark, now = fingerprint(caller, offer.mark, new), _now()
+    async def _insert(self, caller: Caller, new: NewTask, offer: Offer) -> tuple[Task, Inserted]:
+        """Checks and stores, in one transaction. What this process will adapt itself is stored as claimed."""
+        info = offer.admit(new.support, new.options)
+        self._check(new, info)
+        await self._check_warm_start(new.options, offer)
+        task = self._draft(caller, new, offer, info, is_claimed=self._direct.has_room)
+        values = rows.new_task_to_rows(task, new.support, new.query, fingerprint(caller, offer.mark, new))
+        current = None if offer.is_auto else info.ref
+        return task, await self._database.transact(lambda connection: tasks.insert_new(connection, values, current))
+
+    def _draft(self, caller: Caller, new: NewTask, offer: Offer, info: InitializerInfo, *, is_claimed: bool) -> Task:
+        now = _now()
         task_id = new_id("task", now)
-        equal = await _insert_or_find(session, self._task_values(task_id, caller, new, mark, now), mark, now)
-        if equal is not None:
-            return equal, False
-        await tasks.insert_examples(session, rows.examples_to_values(task_id, new.support.inputs, new.support.labels))
-        if new.query is not None:
-            await tasks.insert_examples(session, rows.examples_to_values(task_id, new.query))
-        selection = ask_for_choice() if offer.is_auto else None
-        session.add(rows.new_adaptation(task_id, 1, info, new.support, new.options, now, selection))
-        await session.flush()
-        return await require_task(session, caller, task_id), True
+        latest = rows.new_adaptation(task_id, 1, info, new.support, new.options, now, ask_for_choice() if offer.is_auto else None)
+        return Task(
+            id=task_id,
+            owner=caller.key_id,
+            name=new.name,
+            metadata=dict(new.metadata),
+            created_at=now,
+            expires_at=now + timedelta(seconds=new.ttl_s or self._settings.default_ttl_s),
+            latest=replace(latest, status=Status.ADAPTING, attempts=1, started_at=now) if is_claimed else latest,
+            serving=None,
+            has_query=new.query is not None,
+        )
 
-    def _task_values(self, task_id: str, caller: Caller, new: NewTask, mark: str, now: datetime) -> dict[str, object]:
-        return {
-            "id": task_id,
-            "owner": caller.key_id,
-            "name": new.name,
-            "metadata": dict(new.metadata),
-            "fingerprint": mark,
-            "created_at": now,
-            "expires_at": now + timedelta(seconds=new.ttl_s or self._settings.default_ttl_s),
-            "latest_revision": 1,
-            "serving_revision": None,
-            "query_id": rows.examples_id(new.query, ()) if new.query is not None else None,
-        }
+    async def _find_equal(self, mark: str) -> Task | None:
+        """The live task that an equal request made; one past its time makes room."""
+        now = _now()
+        async with self._database.write() as session:
+            equal = await tasks.find_by_fingerprint(session, mark, now)
+            if equal is None:
+                await tasks.delete_expired_fingerprint(session, mark, now)
+        return equal
 
-
-async def require_task(session: AsyncSession, caller: Caller, task_id: str) -> Task:
-    """A live task of the caller. Raises NotFound task_not_found, also for another tenant's: its existence is nobody's business."""
-    task = await tasks.find_task(session, caller.key_id, task_id, _now())
-    if task is None:
-        raise task_not_found(task_id)
-    return task
-
-
-def task_not_found(task_id: str) -> NotFound:
-    """The one wording for a task that is unknown, expired or another tenant's."""
-    return NotFound(f"There is no task {task_id[:100]!r}.", code="task_not_found")
-
-
-async def _insert_or_find(session: AsyncSession, values: dict[str, object], mark: str, now: datetime) -> Task | None:
-    """None when the row is new, else the equal live task. Most tasks are new: nothing is looked for before the insert has failed."""
-    for _ in range(2):
-        if await tasks.insert_task(session, values):
-            return None
-        equal = await tasks.find_by_fingerprint(session, mark, now)
-        if equal is not None:
-            return equal
-        await tasks.delete_expired_fingerprint(session, mark, now)
-    raise Unavailable("An equal task came and went at the same moment; try again.", code="database_unavailable")
+    async def _begin(self, task: Task, new: NewTask) -> None:
+        if task.latest.status is Status.ADAPTING:
+            self._direct.start(task, new.support, new.query)
+        else:
+            await self._outbox.enqueue(task.id, task.latest.revision)
 
 
 async def _insert_revision(
@@ -239,7 +239,8 @@ async def _insert_revision(
     task.fingerprint = None
     await tasks.insert_examples(session, rows.examples_to_values(task_id, support.inputs, support.labels))
     selection = ask_for_choice() if offer.is_auto else None
-    session.add(rows.new_adaptation(task_id, task.latest_revision, info, support, chosen, _now(), selection))
+    queued = rows.new_adaptation(task_id, task.latest_revision, info, support, chosen, _now(), selection)
+    session.add(AdaptationRow(**rows.new_adaptation_to_values(queued, rows.examples_id(support.inputs, support.labels))))
     await session.flush()
     return task.latest_revision
 

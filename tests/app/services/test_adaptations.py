@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
 from app.cache.connection import connect_redis
 from app.cache.states import RedisStateCache
-from app.db import adaptations, predictions
+from app.db import adaptations, predictions, rows
 from app.db.tables import AdaptationRow
 from app.domain import Status
 from app.errors import AdaptationFailed, AppError, Conflict, Draining, NotFound, Overloaded
@@ -23,9 +24,8 @@ async def status_of(world: World, task_id: str) -> tuple[Status, int]:
 
 async def claim_and_die(world: World, task_id: str, *, ago_s: float = 0.0) -> None:
     """What a worker leaves behind that was killed while it adapted."""
-    async with world.database.write() as session:
-        claimed_at = datetime.now(UTC) - timedelta(seconds=ago_s)
-        assert await adaptations.claim(session, task_id, 1, claimed_at, world.settings.max_attempts) is not None
+    at, most = datetime.now(UTC) - timedelta(seconds=ago_s), world.settings.max_attempts
+    assert await world.database.transact(lambda connection: adaptations.claim(connection, task_id, 1, at, most)) is not None
 
 
 async def test_running_a_finished_job_again_changes_nothing(world: World) -> None:
@@ -62,13 +62,13 @@ async def test_a_transaction_that_dies_between_finish_and_commit_leaves_the_row_
     task, _ = await world.tasks.create(ANN, new_task(query=CATS))
     await claim_and_die(world, task.id)
 
-    async def die_before_the_commit() -> None:
-        async with world.database.write() as session:
-            assert await adaptations.finish_ready(session, task.id, 1, datetime.now(UTC), adaptations.Finish((), (), {}))
-            raise NotFound("killed")
+    def die_before_the_commit(connection: Connection) -> None:
+        finished = replace(task.latest, finished_at=datetime.now(UTC))
+        assert adaptations.finish_ready(connection, finished, rows.finish_to_values(finished, None, None))
+        raise NotFound("killed")
 
     with pytest.raises(NotFound):
-        await die_before_the_commit()
+        await world.database.transact(die_before_the_commit)
     assert (await status_of(world, task.id))[0] is Status.ADAPTING
     await world.adaptations.run(task.id, 1)
     assert await status_of(world, task.id) == (Status.READY, 2)

@@ -33,9 +33,11 @@ from app.domain import (
 from app.engine.interface import HeldOut
 from app.errors import InitializerNotInstalled, InitializerRejected, StateCorrupt, StateNotResident, Unavailable
 from app.services.adaptations import AdaptationService
+from app.services.direct_start import DirectStart
 from app.services.initializers import InitializerService
 from app.services.keys import KeyService
 from app.services.predictions import PredictionService
+from app.services.readaptation import Readaptation
 from app.services.requests import NewTask
 from app.services.serving import ServingMemory
 from app.services.similarity import SimilarityService
@@ -187,6 +189,7 @@ class World:
     folder: Path
     initializers: InitializerService
     tasks: TaskService
+    direct: DirectStart
     adaptations: AdaptationService
     predictions: PredictionService
     keys: KeyService
@@ -211,10 +214,13 @@ def build_world(
     cache, memory = cache or LruStateCache(10**6, 60), ServingMemory(signals)
     initializers = InitializerService(database, engine, signals, queue, folder)
     parts = (database, cache, signals, engine, queue, initializers)
+    adaptations = AdaptationService(*parts, settings)
+    direct = DirectStart(adaptations, Readaptation(database, queue), settings.worker_concurrency)
     return World(
         *(database, engine, cache, signals, queue, settings, folder, initializers),
-        TaskService(*parts, memory, settings),
-        AdaptationService(*parts, settings),
+        TaskService(*parts, memory, settings, direct),
+        direct,
+        adaptations,
         PredictionService(database, cache, engine, queue, initializers, memory, settings),
         KeyService(database),
         SimilarityService(database, initializers),
