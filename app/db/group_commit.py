@@ -1,7 +1,7 @@
 """SQLite's one writer, shared: transactions that wait together are run in one thread, one after another, and committed at once.
 
 A transaction is a function of a connection, so it costs one hop to the thread however many statements it has, and a commit is paid
-for once by everybody who waited for the one before. Each runs inside a savepoint: one that raises is undone, and only that one.
+for once by everybody who waited for the one before. One that raises is undone, and only that one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine
 R = TypeVar("R")
 
 Work = Callable[[Connection], R]
-"""The statements of one transaction. It blocks, awaits nothing, and neither commits nor rolls back."""
+"""The statements of one transaction. It blocks, awaits nothing, neither commits nor rolls back, and may be run again after a rollback."""
 
 MAX_GROUP = 256
 """Transactions in one commit: what is committed together is lost together when the machine fails, and waits for each other."""
@@ -66,26 +66,24 @@ class GroupCommit:
 
     async def _serve_group(self, group: Sequence[_Waiting]) -> None:
         works = [each.work for each in group]
-        try:
-            outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, commit_together, self._engine, works)
-        except Exception as fault:  # the commit itself: nothing of the group is there
-            outcomes = [fault] * len(group)
+        outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, commit_together, self._engine, works)
         for each, outcome in zip(group, outcomes, strict=True):
             _settle(each.done, outcome)
 
 
 def commit_together(engine: Engine, works: Sequence[Work[Any]]) -> list[Any]:
-    """What each work returned, or the exception it ended with, as a value. Raises when they could not be begun or committed."""
-    with engine.begin() as connection:
-        return [_run_in_savepoint(connection, work) for work in works]
+    """What each work returned, or the exception it ended with, as a value.
 
-
-def _run_in_savepoint(connection: Connection, work: Work[Any]) -> Any:
+    One commit, unless one of them fails: then each is run again in a transaction of its own. That is rare, and a savepoint around each
+    would cost all of them a half more.
+    """
     try:
-        with connection.begin_nested():
-            return work(connection)
+        with engine.begin() as connection:
+            return [work(connection) for work in works]
     except Exception as fault:
-        return fault
+        if len(works) == 1:
+            return [fault]
+    return [outcome for work in works for outcome in commit_together(engine, [work])]
 
 
 def _settle(done: asyncio.Future[Any], outcome: Any) -> None:
