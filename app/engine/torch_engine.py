@@ -1,7 +1,7 @@
 """The engine on torch: the only file of the service that imports `models`.
 
 One device thread runs every batched inner loop and every batched forward. Loading an initializer and turning states into
-bytes have a thread each, so that neither keeps the device, the event loop or the other waiting.
+bytes have a thread each, so that neither keeps the device, the event loop or the other waiting; bytes are made in batches too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -60,6 +60,14 @@ _Lane = _Adapt | _Trial | _Score | _Predict
 _Outcome = tuple[AdaptedLane, Phases] | StartTrial | HeldOut | Answers
 
 
+@dataclass(frozen=True)
+class _Round:
+    """A lane's state as the inner loop left it. Those of one batch are rounded in one go: to a thread and back costs each what it takes."""
+
+    version: Installed
+    state: State
+
+
 class TorchEngine:
     """One device: initializer versions side by side, resident adapted states, and one batcher in front. See `Engine`."""
 
@@ -84,6 +92,7 @@ class TorchEngine:
         self._max_batch_samples = max_batch_samples or MAX_BATCH_SAMPLES[self._device.type]
         limits = BatchLimits(max_lanes, max_waiting_lanes, max_size=self._max_batch_samples)
         self._batcher: Batcher[_Lane, _Outcome] = Batcher(self._run, self._device_thread, limits)
+        self._rounding: Batcher[_Round, tuple[bytes, State]] = Batcher(_round_all, self._bytes_thread, limits)
         self._versions: Versions[Installed] = Versions()
         self._resident: ResidentStates[State] = ResidentStates(resident_bytes)
         self._lanes: Counter[telemetry.Work] = Counter()
@@ -127,7 +136,8 @@ class TorchEngine:
             outcome = await self._submit("adapt", job.key, AdaptLane(version, now(), job))
             lane, phases = cast(tuple[AdaptedLane, Phases], outcome)
             started = now()
-            encoded, state = await self._call_in(self._bytes_thread, lambda: _round(version, lane.state))
+            with _in_service_words():
+                encoded, state = await self._rounding.submit(_Round(version, lane.state), job.key.initializer)
             self._resident.put(job.key, state, count_bytes(state))
         embedding = None if lane.embedding is None else lane.embedding.numpy()
         return Adapted(encoded, lane.loss, lane.accuracy, replace(phases, encode_ms=ms_since(started)), embedding)
@@ -160,6 +170,7 @@ class TorchEngine:
     async def close(self) -> None:
         self._is_closed = True
         await self._batcher.close()
+        await self._rounding.close()
         for thread in (self._device_thread, self._bytes_thread, self._loading_thread):
             await asyncio.to_thread(thread.shutdown)
 
@@ -214,10 +225,10 @@ def _in_service_words() -> Iterator[None]:
         raise translate(fault) from fault
 
 
-def _round(version: Installed, state: State) -> tuple[bytes, State]:
-    """A state as bytes, and what they say on the device. Bytes are rounded; so what answers first is what a cache will bring back."""
-    encoded = version.encode(state)
-    return encoded, version.restore(encoded)
+def _round_all(_bucket: Hashable, rounds: Sequence[_Round]) -> list[tuple[bytes, State] | Exception]:
+    """States as bytes, and what those say on the device. Bytes are rounded; so what answers first is what a cache will bring back."""
+    encoded = [each.version.encode(each.state) for each in rounds]
+    return [(written, each.version.restore(written)) for each, written in zip(rounds, encoded, strict=True)]
 
 
 def _run_adaptations(lanes: Sequence[_Adapt]) -> list[_Outcome | Exception]:
