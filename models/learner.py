@@ -36,11 +36,13 @@ class Adaptation:
     state: tensors with a leading lane axis (see `models.support.State`)
     loss, accuracy: (lanes, steps + 1) on the support set before each inner step and after the last, detached;
     a method without inner steps gives one column; accuracy is NaN for regression.
+    features: (lanes, n_support, d), what `Embeds.embed` says of the support set, where the method computed it anyway; else None
     """
 
     state: State
     loss: Tensor
     accuracy: Tensor
+    features: Tensor | None = None
 
 
 class Learner(Protocol):

@@ -27,7 +27,7 @@ from models.support import (
     stack_states,
     stack_supports,
 )
-from models.task_embedding import embed_tasks
+from models.task_embedding import describe_features, embed_tasks
 
 T = TypeVar("T")
 PLAIN = Confidence()
@@ -79,7 +79,9 @@ def adapt_lanes(
         support = stack_supports(supports).to(device)
         with torch.no_grad():  # a learner turns gradients on for its own inner steps
             adaptation = learner.adapt(start or params, support, steps)
-        embeddings = _take_embeddings(embed_tasks(learner, params, support), support.lanes)
+        features = adaptation.features if start is None else None  # of another start they are other features
+        embedded = embed_tasks(learner, params, support) if features is None else describe_features(features, support)
+        embeddings = _take_embeddings(embedded, support.lanes)
         loss, accuracy = adaptation.loss.cpu(), adaptation.accuracy.cpu()
         states = split_state({name: tensor.cpu() for name, tensor in adaptation.state.items()})
         lanes = zip(states, loss, accuracy, embeddings, strict=True)

@@ -77,7 +77,7 @@ class Cnp(SharedEmbedding):
             state = self._aggregate(self._represent(params, features, support), support)
         with torch.no_grad():
             loss, accuracy = measure_support(self.kind, self._answer(params, state, features), support)
-        return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1))
+        return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1), features)
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self._answer(params, state, self.embed(params, queries))

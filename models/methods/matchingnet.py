@@ -75,7 +75,7 @@ class MatchingNet(SharedEmbedding):
         with torch.no_grad():  # each example sees itself, so this is how far classes overlap
             answers = self._answer(state, self._attend(params, state, embedded))
             loss, accuracy = measure_support(self.kind, answers, support)
-        return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1))
+        return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1), embedded)
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self._answer(state, self._attend(params, state, self.embed(params, queries)))

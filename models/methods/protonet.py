@@ -48,7 +48,7 @@ class ProtoNet:
             state = {PROTOTYPES: class_means(features, support), CLASS_MASK: support.class_mask.clone()}
         with torch.no_grad():
             loss, accuracy = measure_support(self.kind, self._compare(state, features), support)
-        return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1))
+        return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1), features)
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self._compare(state, self.backbone.features(params, queries))

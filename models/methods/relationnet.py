@@ -74,7 +74,7 @@ class RelationNet(SharedEmbedding):
             state = {CLASS_FEATURE: class_means(features, support), CLASS_MASK: support.class_mask.clone()}
         with torch.no_grad():
             loss, accuracy = measure_support(self.kind, self._answer(params, state, features), support)
-        return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1))
+        return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1), features)
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self._answer(params, state, self.embed(params, queries))

@@ -66,7 +66,7 @@ class SolvedHead(SharedEmbedding, ABC):
             states = [self.space.make_state(params, problem, dual) for dual in duals]
         with torch.no_grad():
             losses, accuracies = zip(*(self._measure(params, state, features, support) for state in states), strict=True)
-        return Adaptation(states[-1], torch.stack(losses, 1), torch.stack(accuracies, 1))
+        return Adaptation(states[-1], torch.stack(losses, 1), torch.stack(accuracies, 1), features)
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self.space.answer(params, state, self.embed(params, queries))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.learner import Embeds
 from models.methods import BUILT_IN
 from models.support import Support, split_state, stack_states, stack_supports
 from tests.laws.conftest import World, assert_same
@@ -125,6 +126,15 @@ def test_the_same_support_gives_the_same_state_bit_for_bit(world: World) -> None
     support = world.support()
     first, second = world.adapt(support), world.adapt(support)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_features_that_an_adaptation_carries_are_those_of_the_embedding(world: World) -> None:
+    support = world.support()
+    with torch.no_grad():
+        features = world.learner.adapt(world.params, support).features
+        if features is not None:
+            assert isinstance(world.learner, Embeds)
+            assert torch.equal(features, world.learner.embed(world.params, support.inputs))
 
 
 def test_adapting_learns_the_support_set(world: World) -> None:
