@@ -12,7 +12,7 @@ from app.db import initializers as registry
 from app.db import tasks
 from app.db.session import Database
 from app.domain import Caller, InitializerRef, Task
-from app.services.tasks import task_not_found
+from app.services.own_tasks import task_not_found
 
 _Wanted = tuple[str, str]  # the owner's key id, and the task's id
 _MAX_TASKS = 256
