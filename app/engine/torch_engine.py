@@ -1,7 +1,7 @@
 """The engine on torch: the only file of the service that imports `models`.
 
-One device thread runs every batched inner loop and every batched forward. Loading an initializer and turning states into
-bytes have a thread each, so that neither keeps the device, the event loop or the other waiting; bytes are made in batches too.
+One device thread runs every batched inner loop and every batched forward. Loading an initializer has a thread and turning states into
+bytes and back has two, so that neither keeps the device, the event loop or the other waiting; bytes are made in batches too.
 """
 
 from __future__ import annotations
@@ -45,6 +45,10 @@ TRANSLATION: Mapping[type[models.errors.ModelError], type[errors.AppError]] = {
 }
 """What each error of the torch library is called in the service."""
 
+_BYTES_THREADS = 2
+"""States that are brought back do not wait behind one another: with twice as many tasks as are resident, 16 callers have a 99th
+percentile of 44 ms with two and of 57 to 62 ms with one (two cores of an AMD EPYC, 2026-11-21)."""
+
 T = TypeVar("T")
 
 
@@ -86,13 +90,13 @@ class TorchEngine:
             self._device = choose_device(device)
         threads = torch_threads or count_torch_threads()
         self._device_thread = ThreadPoolExecutor(1, "engine-device", torch.set_num_threads, (threads,))
-        self._bytes_thread = ThreadPoolExecutor(1, "engine-bytes", torch.set_num_threads, (threads,))
+        self._bytes_threads = ThreadPoolExecutor(_BYTES_THREADS, "engine-bytes", torch.set_num_threads, (threads,))
         self._loading_thread = ThreadPoolExecutor(1, "engine-loading", torch.set_num_threads, (threads,))
         self._load = load
         self._max_batch_samples = max_batch_samples or MAX_BATCH_SAMPLES[self._device.type]
         limits = BatchLimits(max_lanes, max_waiting_lanes, max_size=self._max_batch_samples)
         self._batcher: Batcher[_Lane, _Outcome] = Batcher(self._run, self._device_thread, limits)
-        self._rounding: Batcher[_Round, tuple[bytes, State]] = Batcher(_round_all, self._bytes_thread, limits)
+        self._rounding: Batcher[_Round, tuple[bytes, State]] = Batcher(_round_all, self._bytes_threads, limits)
         self._versions: Versions[Installed] = Versions()
         self._resident: ResidentStates[State] = ResidentStates(resident_bytes)
         self._lanes: Counter[telemetry.Work] = Counter()
@@ -161,7 +165,7 @@ class TorchEngine:
 
     async def restore(self, key: StateKey, state: bytes) -> None:
         with self._versions.use(key.initializer) as version:
-            restored = await self._call_in(self._bytes_thread, lambda: version.restore(state))
+            restored = await self._call_in(self._bytes_threads, lambda: version.restore(state))
             self._resident.put(key, restored, count_bytes(restored))
 
     def forget(self, task_id: str) -> None:
@@ -171,7 +175,7 @@ class TorchEngine:
         self._is_closed = True
         await self._batcher.close()
         await self._rounding.close()
-        for thread in (self._device_thread, self._bytes_thread, self._loading_thread):
+        for thread in (self._device_thread, self._bytes_threads, self._loading_thread):
             await asyncio.to_thread(thread.shutdown)
 
     async def _submit(self, work: telemetry.Work, key: StateKey, lane: _Lane) -> _Outcome:
