@@ -4,8 +4,6 @@ import asyncio
 import re
 import time
 
-import pytest
-
 from app import telemetry
 
 
@@ -41,7 +39,7 @@ async def test_an_event_loop_that_was_held_up_is_late() -> None:
     time.sleep(0.05)  # noqa: ASYNC251 (the point of the test)
     await asyncio.sleep(0.01)
     watching.cancel()
-    assert loop_lag_s() - before_s == pytest.approx(0.049, abs=0.03)
+    assert loop_lag_s() - before_s >= 0.04
 
 
 def loop_lag_s() -> float:
