@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.native.library import find_team
+
 Array = npt.NDArray[Any]
 
 
@@ -56,7 +58,7 @@ class Network:
     def call(self, name: str, lanes: int, n: int, *arguments: Tensor | Array | int | None) -> None:
         """A function of the library. Raises MemoryError."""
         function, addresses = getattr(self.library, name), [_address(argument) for argument in arguments]
-        if function(self.blocks.ctypes.data, len(self.blocks), lanes, n, *addresses, torch.get_num_threads()):
+        if function(self.blocks.ctypes.data, len(self.blocks), lanes, n, *addresses, torch.get_num_threads(), find_team()):
             raise MemoryError(f"no memory for the scratch of {lanes} lanes of {n} examples")
 
 
@@ -86,7 +88,9 @@ class _Pass:
         self.rows = [_to_rows(param) for param in params]
         self.pointers = _point(self.rows, self.lanes)
         size = network.library.trace_size(network.blocks.ctypes.data, len(network.blocks), self.n)
-        self.traces = images.new_empty(self.lanes, size) if keep else None
+        # One by one: a single block for a large batch would be memory fresh from the system in every step, and fresh pages cost.
+        self._traces = [images.new_empty(1, size) for _ in range(self.lanes)] if keep else []
+        self.traces = np.array([trace.data_ptr() for trace in self._traces], dtype=np.int64) if keep else None
         self.features = images.new_empty(self.lanes, self.n, network.feature_dim)
         self._call("run", self.pointers, images, self.traces, self.features, count_parts(self.lanes, self.n))
 

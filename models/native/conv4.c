@@ -1,8 +1,8 @@
 /* What Python calls: all lanes of a batch, each lane's examples under its own parameters (pointers, which may well be equal).
  *
- * params: for each lane kernel (3, 3, c_in, c_out), scale and shift (c_out) of each block; traces: a lane's after the other, `trace_size`
- * numbers each. A lane is worked on alone, by one thread, in an order that nothing but its own sizes decides: its numbers are the same
- * to the last bit in every batch. All return 0, or 1 where there was no memory.
+ * params: for each lane kernel (3, 3, c_in, c_out), scale and shift (c_out) of each block; traces: for each lane
+ * `trace_size` numbers. A lane is worked on alone, by one thread, in an order that nothing but its own sizes decides: its numbers are the same
+ * to the last bit in every batch. `team` runs `threads` of them. All return 0, or 1 where there was no memory.
  */
 #include "parallel.h"
 #include "tangent.h"
@@ -13,8 +13,8 @@ typedef struct {
     Layout layout;
     const REAL *const *params, *const *direction;
     const REAL *images, *upstream;
-    REAL *traces, *features;
-    REAL *const *gradients;
+    REAL *features;
+    REAL *const *traces, *const *gradients;
     int per_item, items_per_lane;
 } Job;
 
@@ -25,7 +25,7 @@ static void run_item(const void *job_, int item, void *scratch) {
     const Layout *l = &job->layout;
     const int lane = item / job->items_per_lane, first = item % job->items_per_lane * job->per_item;
     const int next = first + job->per_item < l->n ? first + job->per_item : l->n;
-    REAL *trace = job->traces + lane * l->size;
+    REAL *trace = job->traces[lane];
     place_images(l, job->images + lane * l->n * image_size(&l->blocks[0]), trace, first, next);
     run_blocks(l, job->params + (ptrdiff_t)lane * n_params(job), trace, first, next, scratch);
     read_features(l, trace + l->out, job->features + lane * l->n * out_size(last_block(l)), first, next);
@@ -49,13 +49,13 @@ EXPORT long long trace_size(const Block *blocks, int n_blocks, int n) { return l
 
 /* features (lanes, n, d) of images (lanes, n, c, h, w), and the traces, unless these are NULL. A lane's examples are worked on in parts
  * of `per_item`. */
-EXPORT int run(const Block *blocks, int n_blocks, int lanes, int n, const REAL *const *params, const REAL *images, REAL *traces,
-               REAL *features, int per_item, int threads) {
+EXPORT int run(const Block *blocks, int n_blocks, int lanes, int n, const REAL *const *params, const REAL *images, REAL *const *traces,
+               REAL *features, int per_item, int threads, Team team) {
     const Job job = {.layout = lay_out(blocks, n_blocks, n), .params = params, .images = images, .traces = traces, .features = features,
                      .per_item = per_item, .items_per_lane = (n + per_item - 1) / per_item};
     const size_t places = 2 * per_item * largest(&job.layout, places_size) * sizeof(ptrdiff_t);
-    if (traces) return run_parallel(run_item, &job, lanes * job.items_per_lane, threads, places);
-    return run_parallel(glance_item, &job, lanes * job.items_per_lane, threads, lay_out(blocks, n_blocks, per_item).size * sizeof(REAL) + places);
+    if (traces) return run_parallel(run_item, &job, lanes * job.items_per_lane, threads, team, places);
+    return run_parallel(glance_item, &job, lanes * job.items_per_lane, threads, team, lay_out(blocks, n_blocks, per_item).size * sizeof(REAL) + places);
 }
 
 static void pull_item(const void *job_, int lane, void *memory) {
@@ -63,15 +63,15 @@ static void pull_item(const void *job_, int lane, void *memory) {
     const Layout *l = &job->layout;
     Scratch scratch;
     share_places(l, (REAL *)memory + share_reals(l, memory, &scratch), &scratch);
-    pull_blocks(l, job->params + (ptrdiff_t)lane * n_params(job), job->traces + lane * l->size,
+    pull_blocks(l, job->params + (ptrdiff_t)lane * n_params(job), job->traces[lane],
                 job->upstream + lane * l->n * out_size(last_block(l)), job->gradients + (ptrdiff_t)lane * n_params(job), &scratch);
 }
 
 /* The gradients in each lane's parameters from those in its features, `upstream` (lanes, n, d). */
-EXPORT int pull(const Block *blocks, int n_blocks, int lanes, int n, const REAL *const *params, REAL *traces, const REAL *upstream,
-                REAL *const *gradients, int threads) {
+EXPORT int pull(const Block *blocks, int n_blocks, int lanes, int n, const REAL *const *params, REAL *const *traces, const REAL *upstream,
+                REAL *const *gradients, int threads, Team team) {
     const Job job = {.layout = lay_out(blocks, n_blocks, n), .params = params, .traces = traces, .upstream = upstream, .gradients = gradients};
-    return run_parallel(pull_item, &job, lanes, threads, scratch_bytes(&job.layout));
+    return run_parallel(pull_item, &job, lanes, threads, team, scratch_bytes(&job.layout));
 }
 
 static void push_item(const void *job_, int lane, void *memory) {
@@ -84,18 +84,18 @@ static void push_item(const void *job_, int lane, void *memory) {
     rest += share_reals(l, rest, &scratch);
     rest += share_reals(l, rest, &moving);
     share_places(l, rest, &scratch);
-    push_forward(l, job->params + row, job->direction + row, job->traces + lane * l->size, tangents, &scratch);
+    push_forward(l, job->params + row, job->direction + row, job->traces[lane], tangents, &scratch);
     read_features(l, tangents + l->out, job->features + of_lane, 0, l->n);
-    push_backward(l, job->params + row, job->direction + row, job->traces + lane * l->size, tangents, job->upstream + of_lane,
+    push_backward(l, job->params + row, job->direction + row, job->traces[lane], tangents, job->upstream + of_lane,
                   job->gradients + row, &scratch, &moving);
 }
 
 /* How features and gradients change when each lane's parameters move along `direction` (laid out as params), with the gradient in the
  * features held: features (lanes, n, d) is the change of those, `gradients` that of what `pull` found. */
-EXPORT int push(const Block *blocks, int n_blocks, int lanes, int n, const REAL *const *params, const REAL *const *direction, REAL *traces,
-                const REAL *upstream, REAL *features, REAL *const *gradients, int threads) {
+EXPORT int push(const Block *blocks, int n_blocks, int lanes, int n, const REAL *const *params, const REAL *const *direction, REAL *const *traces,
+                const REAL *upstream, REAL *features, REAL *const *gradients, int threads, Team team) {
     const Job job = {.layout = lay_out(blocks, n_blocks, n), .params = params, .direction = direction, .traces = traces, .upstream = upstream,
                      .features = features, .gradients = gradients};
     const size_t reals = job.layout.size + 2 * share_reals(&job.layout, NULL, NULL);
-    return run_parallel(push_item, &job, lanes, threads, reals * sizeof(REAL) + places_bytes(&job.layout));
+    return run_parallel(push_item, &job, lanes, threads, team, reals * sizeof(REAL) + places_bytes(&job.layout));
 }

@@ -12,9 +12,9 @@ from models.native.build import InstructionSet, library_path, list_instruction_s
 
 _INT, _POINTER = ctypes.c_int, ctypes.c_void_p
 _CALLS = {
-    "run": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT],
-    "pull": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _INT],
-    "push": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT],
+    "run": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _POINTER],
+    "pull": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
+    "push": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
 }
 _RANK = {"DEFAULT": 0, "AVX2": 1, "AVX512": 2}
 _NUMBERS = {torch.float32: "float32", torch.float64: "float64"}
@@ -45,3 +45,15 @@ def _load(path: Path) -> ctypes.CDLL | None:
         call.argtypes, call.restype = arguments, _INT
     library.trace_size.argtypes, library.trace_size.restype = [_POINTER, _INT, _INT], ctypes.c_longlong
     return library
+
+
+@cache
+def find_team() -> int | None:
+    """Where torch's own OpenMP starts its threads; None where torch brings none, and the library starts its own.
+
+    Threads of another kind would share the cores with torch's, which wait for work spinning: on two cores 16 lanes took as long on two
+    threads as on one (2026-11-21).
+    """
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
+        return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, _POINTER).value
+    return None
