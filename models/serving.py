@@ -21,7 +21,6 @@ from models.support import (
     Params,
     State,
     Support,
-    is_finite,
     make_support,
     split_state,
     stack_states,
@@ -35,7 +34,7 @@ PLAIN = Confidence()
 
 @dataclass(frozen=True)
 class AdaptedLane:
-    """One task's outcome: its state (a lane axis of one) on the host, and its curve over the inner steps.
+    """One task's outcome: its state (a lane axis of one; a view of the batch's) on the host, and its curve over the inner steps.
 
     accuracy is empty for regression. is_finite is False when the inner loop diverged: the state is of no use then.
     embedding: the task as a vector on the host (see `models.task_embedding`); None when the learner has none, or it is not finite.
@@ -84,8 +83,10 @@ def adapt_lanes(
         embeddings = _take_embeddings(embedded, support.lanes)
         loss, accuracy = adaptation.loss.cpu(), adaptation.accuracy.cpu()
         states = split_state({name: tensor.cpu() for name, tensor in adaptation.state.items()})
-        lanes = zip(states, loss, accuracy, embeddings, strict=True)
-        return [_make_lane(*lane, learner.kind == "classification") for lane in lanes]
+        finite = _find_finite([loss, *adaptation.state.values()])
+        curves = [tuple(lane) for lane in loss.tolist()], [tuple(lane) for lane in accuracy.tolist()]
+        accuracies = curves[1] if learner.kind == "classification" else [()] * len(states)
+        return [AdaptedLane(*lane) for lane in zip(states, curves[0], accuracies, finite, embeddings, strict=True)]
 
     return guard_memory(run, device, len(supports))
 
@@ -142,10 +143,10 @@ def make_template(learner: Learner, params: Params) -> State:
         return learner.adapt(params, support.to(device)).state
 
 
-def _make_lane(state: State, loss: Tensor, accuracy: Tensor, embedding: Tensor | None, is_classification: bool) -> AdaptedLane:
-    tensors = [loss, *(tensor for tensor in state.values() if tensor.is_floating_point())]
-    curve = tuple(loss.tolist()), tuple(accuracy.tolist()) if is_classification else ()
-    return AdaptedLane(state, *curve, all(is_finite(tensor) for tensor in tensors), embedding)
+def _find_finite(tensors: Sequence[Tensor]) -> list[bool]:
+    """Which lanes have numbers only. By sums: one is infinite, too, where numbers are beyond all use."""
+    sums = [tensor.flatten(1).sum(1) if tensor.is_contiguous() else tensor.sum(tuple(range(1, tensor.dim()))) for tensor in tensors]
+    return [bool(lane) for lane in torch.stack([each.isfinite() for each in sums]).all(0).cpu()]
 
 
 def _take_embeddings(embeddings: Tensor | None, lanes: int) -> Sequence[Tensor | None]:

@@ -115,7 +115,7 @@ def stack_states(states: Sequence[State]) -> State:
 
 
 def split_state(state: State) -> list[State]:
-    """One state per lane, each with a lane axis of one, its padded axes cut to its own number of ways and examples."""
+    """One state per lane, each with a lane axis of one, its padded axes cut to its own number of ways and examples: views of `state`."""
     counts = {mask: state[mask].sum(1).tolist() for mask in MASKS if mask in state}
     lanes = next(iter(state.values())).shape[0]
     return [_take_lane(state, lane, {mask: count[lane] for mask, count in counts.items()}) for lane in range(lanes)]
@@ -124,7 +124,7 @@ def split_state(state: State) -> list[State]:
 def _take_lane(state: State, lane: int, counts: dict[str, int]) -> State:
     def take(name: str, tensor: Tensor) -> Tensor:
         real = (slice(counts[mask]) for mask in padded_axes(name))
-        return tensor[(slice(lane, lane + 1), *real)].clone()
+        return tensor[(slice(lane, lane + 1), *real)]
 
     return {name: take(name, tensor) for name, tensor in state.items()}
 

@@ -41,11 +41,13 @@ class InnerPoint:
 
     weights: what the inner loop adapts; a tensor that has moved has a leading lane axis, one that has not is shared by all lanes
     loss, accuracy: (lanes,), detached
+    features: of the support set under these weights (lanes, n, d), detached, where a step has looked at them; else None
     """
 
     weights: State
     loss: Tensor
     accuracy: Tensor
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -133,15 +135,16 @@ class GradientLearner:
 
     def adapt(self, params: Params, support: Support, steps: int | None = None, *, differentiable: bool = False) -> Adaptation:
         steps = self.default_steps if steps is None else steps
-        curve = []
-        for point in self.descend(params, support, steps, differentiable=differentiable, first_order=self.first_order):
-            weights = point.weights
-            curve.append((point.loss, point.accuracy))
+        points = self.descend(params, support, steps, differentiable=differentiable, first_order=self.first_order)
+        first = last = next(points)
+        curve = [(first.loss, first.accuracy)]
+        for last in points:
+            curve.append((last.loss, last.accuracy))
         losses, accuracies = zip(*curve, strict=True)
-        state = self.to_state(params, weights, support.lanes)
+        state = self.to_state(params, last.weights, support.lanes)
         if not differentiable:
-            state = {name: tensor.clone() for name, tensor in state.items()}  # law 4
-        return Adaptation(state, torch.stack(losses, 1), torch.stack(accuracies, 1))
+            state = _own(state, [*params.values(), support.class_mask])  # law 4
+        return Adaptation(state, torch.stack(losses, 1), torch.stack(accuracies, 1), first.features)
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self.sharpen(params, self.outputs(params, state, queries))
@@ -198,7 +201,7 @@ class GradientLearner:
             found = inner_gradient.differentiate(
                 self, params, weights, moving, seen, create_graph=differentiable and not first_order, retain_graph=differentiable
             )
-            yield InnerPoint(taken, found.loss, found.accuracy)
+            yield InnerPoint(taken, found.loss, found.accuracy, seen.features.detach() if seen.shows(support, taken) else None)
             start = found.leaves if differentiable else moving
             weights = {**weights, **self._move(params, step, start, found.by_name, memory)}
         with torch.no_grad():
@@ -270,6 +273,17 @@ class GradientLearner:
             gradient = gradients[name] if pull is None else gradients[name] + pull
             moved[name], memory[name] = self.update(params, step, name, tensor, gradient, memory.get(name))
         return moved
+
+
+def _own(state: State, others: Sequence[Tensor]) -> State:
+    """A state of which nothing lies in the memory of others; what the inner loop has moved is fresh already."""
+    memory = {tensor.untyped_storage().data_ptr() for tensor in others}
+
+    def is_fresh(tensor: Tensor) -> bool:
+        storage = tensor.untyped_storage()
+        return storage.data_ptr() not in memory and storage.nbytes() == tensor.nbytes  # not one for all lanes either
+
+    return {name: tensor if is_fresh(tensor) else tensor.clone() for name, tensor in state.items()}
 
 
 def _names(params: Params, prefix: str) -> list[str]:

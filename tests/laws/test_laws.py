@@ -134,7 +134,7 @@ def test_the_features_that_an_adaptation_carries_are_those_of_the_embedding(worl
         features = world.learner.adapt(world.params, support).features
         if features is not None:
             assert isinstance(world.learner, Embeds)
-            assert torch.equal(features, world.learner.embed(world.params, support.inputs))
+            assert_same(features, world.learner.embed(world.params, support.inputs))
 
 
 def test_adapting_learns_the_support_set(world: World) -> None:
