@@ -225,7 +225,7 @@ static void pull_convolution(const Layout *l, int b, int pairs, REAL *const *slo
         int n_taps = 0;
         for (int pair = 0; pair < pairs; pair++) n_taps += input_taps(block, odd_y, odd_x, slopes[pair], turned[pair], taps + n_taps);
         const int count = input_places(block, l->n, odd_y, odd_x, s->begins, s->ends);
-        multiply(taps, n_taps, block->c_out, block->c_in, s->begins, below, s->ends, count);
+        multiply(taps, n_taps, block->c_out, block->c_in, s->begins, below, s->ends, count, NULL);
     }
 }
 

@@ -15,7 +15,7 @@ typedef struct {
     const REAL *images, *upstream;
     REAL *features;
     REAL *const *traces, *const *gradients;
-    int per_item, items_per_lane;
+    int per_item, items_per_lane, lanes, threads;
 } Job;
 
 static int n_params(const Job *job) { return 3 * job->layout.n_blocks; }
@@ -27,8 +27,18 @@ static void run_item(const void *job_, int item, void *scratch) {
     const int next = first + job->per_item < l->n ? first + job->per_item : l->n;
     REAL *trace = job->traces[lane];
     place_images(l, job->images + lane * l->n * image_size(&l->blocks[0]), trace, first, next);
-    run_blocks(l, job->params + (ptrdiff_t)lane * n_params(job), trace, first, next, scratch);
+    run_blocks(l, job->params + (ptrdiff_t)lane * n_params(job), trace, first, next, scratch, NULL);
     read_features(l, trace + l->out, job->features + lane * l->n * out_size(last_block(l)), first, next);
+}
+
+/* The kernels of the lane that this thread will probably see next: of thousands of tasks they come from memory, not from a cache. */
+static Ahead look_ahead(const Job *job, int lane, int now, const char **kernels, ptrdiff_t *sizes) {
+    const int n_blocks = job->layout.n_blocks, is_there = lane < job->lanes && lane != now;
+    for (int b = 0; is_there && b < n_blocks; b++) {
+        kernels[b] = (const char *)KERNEL(job->params + (ptrdiff_t)lane * n_params(job), b);
+        sizes[b] = kernel_size(&job->layout.blocks[b]) * (ptrdiff_t)sizeof(REAL);
+    }
+    return (Ahead){kernels, sizes, is_there ? n_blocks : 0, 0, 0};
 }
 
 /* The same without a trace: that of a part lies in `scratch`, and is written over by the next one. */
@@ -40,7 +50,10 @@ static void glance_item(const void *job_, int item, void *scratch) {
     const ptrdiff_t begin = (ptrdiff_t)lane * job->layout.n + first;
     REAL *trace = scratch;
     place_images(&part, job->images + begin * image_size(&part.blocks[0]), trace, 0, count);
-    run_blocks(&part, job->params + (ptrdiff_t)lane * n_params(job), trace, 0, count, (ptrdiff_t *)(trace + part.size));
+    const char *kernels[MAX_BLOCKS];
+    ptrdiff_t sizes[MAX_BLOCKS];
+    Ahead ahead = look_ahead(job, (item + job->threads) / job->items_per_lane, lane, kernels, sizes);
+    run_blocks(&part, job->params + (ptrdiff_t)lane * n_params(job), trace, 0, count, (ptrdiff_t *)(trace + part.size), &ahead);
     read_features(&part, trace + part.out, job->features + begin * out_size(last_block(&part)), 0, count);
 }
 
@@ -52,7 +65,7 @@ EXPORT long long trace_size(const Block *blocks, int n_blocks, int n) { return l
 EXPORT int run(const Block *blocks, int n_blocks, int lanes, int n, const REAL *const *params, const REAL *images, REAL *const *traces,
                REAL *features, int per_item, int threads, Team team) {
     const Job job = {.layout = lay_out(blocks, n_blocks, n), .params = params, .images = images, .traces = traces, .features = features,
-                     .per_item = per_item, .items_per_lane = (n + per_item - 1) / per_item};
+                     .per_item = per_item, .items_per_lane = (n + per_item - 1) / per_item, .lanes = lanes, .threads = threads};
     const size_t places = 2 * per_item * largest(&job.layout, places_size) * sizeof(ptrdiff_t);
     if (traces) return run_parallel(run_item, &job, lanes * job.items_per_lane, threads, team, places);
     return run_parallel(glance_item, &job, lanes * job.items_per_lane, threads, team, lay_out(blocks, n_blocks, per_item).size * sizeof(REAL) + places);

@@ -94,8 +94,8 @@ static int choose_portion(const Block *b) {
     return fit < 1 ? 1 : (int)fit;
 }
 
-/* Blocks of examples [first, next) of a lane. places: room for two numbers a place of the largest block. */
-static void run_blocks(const Layout *l, const REAL *const *params, REAL *trace, int first, int next, ptrdiff_t *places) {
+/* Blocks of examples [first, next) of a lane. places: room for two numbers a place of the largest block; ahead: what to fetch meanwhile. */
+static void run_blocks(const Layout *l, const REAL *const *params, REAL *trace, int first, int next, ptrdiff_t *places, Ahead *ahead) {
     for (int b = 0; b < l->n_blocks; b++) {
         const Block *block = &l->blocks[b];
         const int many = next - first < choose_portion(block) ? next - first : choose_portion(block);
@@ -106,7 +106,7 @@ static void run_blocks(const Layout *l, const REAL *const *params, REAL *trace, 
             const int now = next - e < many ? next - e : many;
             const int n_taps = window_taps(block, trace + l->input[b] + e * input_size(block), KERNEL(params, b), taps);
             multiply(taps, n_taps, 3 * block->c_in, block->c_out, places, trace + l->sums[b] + e * sums_size(block), ends,
-                     now * block->height * block->width);
+                     now * block->height * block->width, ahead);
             normalise_and_activate(l, params, trace, b, e, e + now);
         }
     }

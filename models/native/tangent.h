@@ -71,7 +71,7 @@ static void push_forward(const Layout *l, const REAL *const *params, const REAL 
         int n_taps = window_taps(block, trace + l->input[b], KERNEL(direction, b), taps);
         if (b) n_taps += window_taps(block, tangents + l->input[b], KERNEL(params, b), taps + n_taps); /* images do not move */
         window_places(block, l->n, s->begins, s->ends);
-        multiply(taps, n_taps, 3 * block->c_in, block->c_out, s->begins, tangents + l->sums[b], s->ends, l->n * block->height * block->width);
+        multiply(taps, n_taps, 3 * block->c_in, block->c_out, s->begins, tangents + l->sums[b], s->ends, l->n * block->height * block->width, NULL);
         for (int e = 0; e < l->n; e++) push_activation(l, params, direction, trace, tangents, b, e);
     }
 }

@@ -51,9 +51,28 @@ typedef struct {
     const REAL *from, *kernel;
 } Tap;
 
+/* Memory that will be read soon, piece after piece: fetched while products are made, a line of it for each step of a sum. */
+typedef struct {
+    const char *const *pieces;
+    const ptrdiff_t *sizes;
+    int count, piece;
+    ptrdiff_t at;
+} Ahead;
+
+#define LINE 64
+
+/* The next `lines` lines of it; `otherwise`, which is there already, where nothing is left. */
+static const char *take_ahead(Ahead *ahead, ptrdiff_t lines, const void *otherwise) {
+    if (!ahead || ahead->piece == ahead->count) return otherwise;
+    const char *from = ahead->pieces[ahead->piece] + ahead->at;
+    ahead->at += lines * LINE;
+    if (ahead->at >= ahead->sizes[ahead->piece]) ahead->piece++, ahead->at = 0;
+    return from;
+}
+
 /* results[r][:width * LENGTH] = sum over taps of (1 x depth) @ (depth x width * LENGTH); a kernel's rows are `pitch` apart. */
 INLINE void multiply_tile(const int rows, const int width, const Tap *taps, int n_taps, int depth, ptrdiff_t pitch, ptrdiff_t column,
-                          const ptrdiff_t *begins, REAL *to, const ptrdiff_t *ends) {
+                          const ptrdiff_t *begins, REAL *to, const ptrdiff_t *ends, const char *ahead) {
     vector sum[ROWS][WIDTH];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
@@ -63,7 +82,8 @@ INLINE void multiply_tile(const int rows, const int width, const Tap *taps, int 
         const REAL *row[ROWS], *kernel = taps[t].kernel + column;
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) row[r] = taps[t].from + begins[r];
-        for (int k = 0; k < depth; k++, kernel += pitch) {
+        for (int k = 0; k < depth; k++, kernel += pitch, ahead += LINE) {
+            __builtin_prefetch(ahead, 0, 2);
             vector factor[WIDTH];
 #pragma GCC unroll 8
             for (int v = 0; v < width; v++) factor[v] = *(const vector *)(kernel + v * LENGTH);
@@ -133,14 +153,16 @@ INLINE void correlate_tile(const int rows, const int width, const Grid *grid, co
 INLINE int choose_width(int left) { return left >= WIDTH ? WIDTH : left >= 2 ? 2 : 1; }
 
 /* Every row of `count`, `channels` results each: where it begins behind the taps' `from`, and ends up in `to`. */
-static void multiply(const Tap *taps, int n_taps, int depth, int channels, const ptrdiff_t *begins, REAL *to, const ptrdiff_t *ends, int count) {
+static void multiply(const Tap *taps, int n_taps, int depth, int channels, const ptrdiff_t *begins, REAL *to, const ptrdiff_t *ends, int count,
+                     Ahead *ahead) {
     const int tiles = (count + ROWS - 1) / ROWS; /* of nearly equal height: a last one of a single row would wait for memory */
     for (int left = channels / LENGTH, wide; left > 0; left -= wide) {
         wide = choose_width(left);
         const ptrdiff_t column = channels - left * LENGTH;
         for (int tile = 0, first = 0; tile < tiles; tile++) {
             const int next = (int)((long)count * (tile + 1) / tiles);
-            BY_ROWS(next - first, wide, multiply_tile, taps, n_taps, depth, channels, column, begins + first, to, ends + first)
+            const char *lines = take_ahead(ahead, (ptrdiff_t)n_taps * depth, taps->kernel);
+            BY_ROWS(next - first, wide, multiply_tile, taps, n_taps, depth, channels, column, begins + first, to, ends + first, lines)
             first = next;
         }
     }
