@@ -1,21 +1,28 @@
-"""Rows of numbers in fixed point: one float32 scale for a row, and 12 or 20 bits for each of its numbers.
+"""Tensors of one lane (1, rows, ...) in fixed point: one float32 scale for a row, and 12 or 20 bits for each of its numbers.
 
-Many blocks of rows, each of its own width, are packed as one: all scales, then the upper bits of all numbers as int8 or int16, then
+Many tensors, each with its own length of rows, are packed as one: all scales, then the upper bits of all numbers as int8 or int16, then
 their lower four bits, those of the first half of the numbers beside those of the second. So both widths are a few operations on whole
-vectors of ordinary integers, however many blocks there are; three bytes for two neighbours would have to be interleaved.
+vectors of ordinary integers, however many tensors there are; three bytes for two neighbours would have to be interleaved.
+
+Torch is the reference and the way where `models/native` was not built; both give the same bytes and the same numbers.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from models import packing_native
+from models.native.library import find_packing
+from models.support import is_finite
+
 Bits = Literal[12, 20]
 Shape = tuple[int, int]
-"""Rows and columns of a block."""
+"""Rows and columns of a tensor."""
 
 WHOLE: dict[Bits, torch.dtype] = {12: torch.int16, 20: torch.int32}
 UPPER: dict[Bits, torch.dtype] = {12: torch.int8, 20: torch.int16}
@@ -23,19 +30,45 @@ SCALE_BYTES = 4
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 
 
-def count_packed_bytes(blocks: Sequence[Shape], bits: Bits) -> int:
-    """Bytes of packed blocks."""
-    return sum(_sizes(blocks, bits))
+def count_packed_bytes(shapes: Sequence[torch.Size], bits: Bits) -> int:
+    """Bytes of packed tensors of such shapes."""
+    return sum(_sizes([_fold(shape) for shape in shapes], bits))
 
 
-def pack(values: Tensor, blocks: Sequence[Shape], bits: Bits) -> Tensor:
-    """The numbers of all blocks, a float32 vector on the CPU, as uint8. No number moves by more than 2**-bits of its row's largest.
+def pack(tensors: Sequence[Tensor], base: Tensor, bits: Bits) -> Tensor:
+    """Float32 tensors on the CPU as uint8. No number moves by more than 2**-bits of its row's largest.
 
-    `values` are overwritten: fresh memory of their size costs more than the arithmetic. A row that is not finite unpacks to such.
+    base: a vector; as many of the first numbers are stored as their difference from it. A row that is not finite unpacks to such.
     """
-    parts = _split(values, blocks)
-    scale = torch.cat([part.abs().amax(1) for part in parts]).div_(2 ** (bits - 1) - 1).clamp_(min=SMALLEST_SCALE)
-    for part, row_scale in zip(parts, _split(scale, [(rows, 1) for rows, _ in blocks]), strict=True):
+    library = _find_library(tensors)
+    if library is None:
+        return _pack(tensors, base, bits)
+    packed = torch.empty(count_packed_bytes([tensor.shape for tensor in tensors], bits), dtype=torch.uint8)
+    packing_native.pack(library, tensors, base, bits, packed)
+    return packed
+
+
+def unpack(packed: Tensor, base: Tensor, bits: Bits, into: Sequence[Tensor]) -> bool:
+    """Writes `into`, float32 tensors on the CPU, and says whether every number is finite: those from bytes of chance may not be.
+
+    packed: as many bytes as `count_packed_bytes` says of their shapes.
+    """
+    library = _find_library(into)
+    if library is None:
+        return _unpack(packed, base, bits, into)
+    return packing_native.unpack(library, packed, base, bits, into)
+
+
+def _find_library(tensors: Sequence[Tensor]) -> ctypes.PyDLL | None:
+    return find_packing() if packing_native.is_native(tensors) else None
+
+
+def _pack(tensors: Sequence[Tensor], base: Tensor, bits: Bits) -> Tensor:
+    values, blocks = torch.cat([tensor.flatten() for tensor in tensors]), [_fold(tensor.shape) for tensor in tensors]
+    values[: len(base)] -= base
+    scale = torch.cat([part.abs().amax(1) for part in _split(values, blocks)]).div_(2 ** (bits - 1) - 1).clamp_(min=SMALLEST_SCALE)
+    scale.masked_fill_(scale.isnan(), torch.nan)  # always the same one of many
+    for part, row_scale in zip(_split(values, blocks), _split_scale(scale, blocks), strict=True):
         part.div_(row_scale)
     numbers = values.round_().to(WHOLE[bits])
     lower = numbers.to(torch.uint8).bitwise_and_(15)
@@ -44,16 +77,24 @@ def pack(values: Tensor, blocks: Sequence[Shape], bits: Bits) -> Tensor:
     return torch.cat([scale.view(torch.uint8), (numbers >> 4).to(UPPER[bits]).view(torch.uint8), lower[:half]])
 
 
-def unpack(packed: Tensor, blocks: Sequence[Shape], bits: Bits) -> Tensor:
-    """The numbers of all blocks as a float32 vector, from as many bytes as `count_packed_bytes` says. Bytes of chance may not be finite."""
+def _unpack(packed: Tensor, base: Tensor, bits: Bits, into: Sequence[Tensor]) -> bool:
+    blocks = [_fold(tensor.shape) for tensor in into]
     scale, upper, pairs = torch.split(packed, _sizes(blocks, bits))
     numbers = upper.view(UPPER[bits])
     lower = torch.cat([pairs & 15, pairs >> 4])[: len(numbers)]
     values = numbers.to(torch.float32).mul_(16).add_(lower)
-    row_scales = _split(scale.view(torch.float32), [(rows, 1) for rows, _ in blocks])
-    for part, row_scale in zip(_split(values, blocks), row_scales, strict=True):
+    for part, row_scale in zip(_split(values, blocks), _split_scale(scale.view(torch.float32), blocks), strict=True):
         part.mul_(row_scale)
-    return values
+    values[: len(base)] += base
+    for tensor, part in zip(into, _split(values, blocks), strict=True):
+        tensor.copy_(part.view(tensor.shape))
+    return is_finite(values)
+
+
+def _fold(shape: torch.Size) -> Shape:
+    """A vector is one row; a row of any other tensor is one of the first axis after the lane."""
+    rows = shape[1] if len(shape) > 2 else 1
+    return rows, shape.numel() // rows
 
 
 def _sizes(blocks: Sequence[Shape], bits: Bits) -> list[int]:
@@ -66,3 +107,7 @@ def _split(values: Tensor, blocks: Sequence[Shape]) -> list[Tensor]:
     """Views of a vector, (rows, columns) each."""
     parts = torch.split(values, [rows * columns for rows, columns in blocks])
     return [part.view(shape) for part, shape in zip(parts, blocks, strict=True)]
+
+
+def _split_scale(scale: Tensor, blocks: Sequence[Shape]) -> list[Tensor]:
+    return _split(scale, [(rows, 1) for rows, _ in blocks])

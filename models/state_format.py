@@ -25,8 +25,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, TensorSpec, serialize
+from safetensors.torch import load
 from torch import Tensor
 
 from models.errors import IncompatibleState
@@ -68,8 +68,8 @@ class StateFormat:
         """One lane's state on the host as bytes, the same for the same state. They decode to numbers near by, not to the same."""
         counts = (state[mask].shape[1] if mask in state else 0 for mask in MASKS)
         head = make_head(self.digest, *counts)
-        packed = {name: _pack(group, [state[member] for member in group.names]) for name, group in self.groups.items()}
-        return save({HEAD_NAME: head, **packed, **{name: state[name].contiguous() for name in self.plain}})
+        packed = {name: pack([state[member] for member in group.names], group.base, group.bits) for name, group in self.groups.items()}
+        return _save({HEAD_NAME: head, **packed, **{name: state[name].contiguous() for name in self.plain}})
 
     def decode(self, encoded: bytes) -> State:
         """One lane's state on the CPU, the same for the same bytes. Raises IncompatibleState when they are not of this format."""
@@ -83,8 +83,7 @@ class StateFormat:
             raise IncompatibleState(f"the tensors are {sorted(stored)}, expected {sorted(expected)}")
         state = {name: _check(name, stored[name], self.template[name].dtype, self._shape(name, counts)) for name in self.plain}
         for name, group in self.groups.items():
-            state |= _unpack(name, group, stored[name], [self._shape(member, counts) for member in group.names])
-        state = {name: _lay_out(tensor, self.template[name]) for name, tensor in state.items()}
+            state |= self._unpack(name, group, stored[name], counts)
         return state | {mask: torch.ones(1, counts[mask], dtype=torch.bool) for mask in MASKS if mask in self.template}
 
     def _read_head(self, head: Tensor | None) -> dict[str, int]:
@@ -103,6 +102,14 @@ class StateFormat:
             if bool(count) != (mask in self.template):
                 raise IncompatibleState(f"the state has {count} rows under `{mask}`, expected {'none' if count else 'one or more'}")
         return counts
+
+    def _unpack(self, name: str, group: Group, packed: Tensor, counts: Mapping[str, int]) -> State:
+        """Raises IncompatibleState."""
+        shapes = [self._shape(member, counts) for member in group.names]
+        _check(name, packed, torch.uint8, torch.Size((count_packed_bytes(shapes, group.bits),)))
+        tensors = [_make_room(shape, self.template[member]) for member, shape in zip(group.names, shapes, strict=True)]
+        _check_finite(name, unpack(packed, group.base, group.bits, tensors))
+        return dict(zip(group.names, tensors, strict=True))
 
     def _shape(self, name: str, counts: Mapping[str, int]) -> torch.Size:
         padded = [counts[mask] for mask in padded_axes(name)]
@@ -135,26 +142,19 @@ def _group(names: Sequence[str], bits: Bits, params: Params, moved: Sequence[str
     return Group(tuple(names), bits, torch.cat([torch.empty(0), *(params[name].flatten() for name in names if name in moved)]))
 
 
-def _pack(group: Group, tensors: Sequence[Tensor]) -> Tensor:
-    values = torch.cat([tensor.flatten() for tensor in tensors])
-    values[: len(group.base)] -= group.base
-    return pack(values, [_fold(tensor.shape) for tensor in tensors], group.bits)
+def _save(tensors: Mapping[str, Tensor]) -> bytes:
+    """What `safetensors.torch.save` gives, without its search for tensors that share memory: that takes longer than the writing."""
+    return serialize({name: _point_at(tensor) for name, tensor in tensors.items()})
 
 
-def _unpack(name: str, group: Group, packed: Tensor, shapes: Sequence[torch.Size]) -> State:
-    blocks = [_fold(shape) for shape in shapes]
-    _check(name, packed, torch.uint8, torch.Size((count_packed_bytes(blocks, group.bits),)))
-    values = unpack(packed, blocks, group.bits)
-    values[: len(group.base)] += group.base
-    parts = torch.split(_check(name, values, torch.float32, values.shape), [shape.numel() for shape in shapes])
-    return {member: part.view(shape) for member, part, shape in zip(group.names, parts, shapes, strict=True)}
+def _point_at(tensor: Tensor) -> TensorSpec:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return TensorSpec(dtype=dtype, shape=tensor.shape, data_ptr=tensor.data_ptr(), data_len=tensor.nbytes)
 
 
-def _lay_out(tensor: Tensor, template: Tensor) -> Tensor:
-    """The same numbers, in memory as the learner lays them out: reading them any other way would copy them for every answer."""
-    if template.is_contiguous():
-        return tensor
-    return torch.empty_strided(tensor.shape, template.stride()).copy_(tensor)
+def _make_room(shape: torch.Size, template: Tensor) -> Tensor:
+    """Memory as the learner lays it out: reading numbers that lie any other way would copy them for every answer."""
+    return torch.empty(shape) if template.is_contiguous() else torch.empty_strided(shape, template.stride())
 
 
 def _digest(params: Params) -> bytes:
@@ -164,16 +164,15 @@ def _digest(params: Params) -> bytes:
     return digest.digest()[:8]
 
 
-def _fold(shape: torch.Size) -> tuple[int, int]:
-    """A state tensor's shape as rows and columns; a vector is one row."""
-    rows = shape[1] if len(shape) > 2 else 1
-    return rows, shape.numel() // rows
-
-
 def _check(name: str, tensor: Tensor, dtype: torch.dtype, shape: torch.Size) -> Tensor:
     if tensor.dtype != dtype or tensor.shape != shape:
         found, expected = f"{tensor.dtype} {tuple(tensor.shape)}", f"{dtype} {tuple(shape)}"
         raise IncompatibleState(f"{name} is {found}, expected {expected}")
-    if tensor.is_floating_point() and not is_finite(tensor):
-        raise IncompatibleState(f"{name} holds numbers that are not finite")
+    if tensor.is_floating_point():
+        _check_finite(name, is_finite(tensor))
     return tensor
+
+
+def _check_finite(name: str, is_finite: bool) -> None:
+    if not is_finite:
+        raise IncompatibleState(f"{name} holds numbers that are not finite")

@@ -1,4 +1,4 @@
-"""Compiles the C beside this file: one library for each instruction set and number type, so that one wheel serves every CPU of a kind.
+"""Compiles the C beside this file: each library once for each instruction set, so that one wheel serves every CPU of a kind.
 
 Called while the package is installed (`hatch_build.py`), so it needs nothing but Python. To build again: `python -m models.native.build`.
 """
@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,21 @@ FOLDER = Path(__file__).parent
 BUILT = FOLDER / "built"
 # No errno and no traps from arithmetic: nobody asks for either, and loops with a square root or a comparison become vectors.
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-pthread")
-NUMBERS: Mapping[str, Sequence[str]] = {"float32": (), "float64": ("-DREAL=double", "-DREAL_IS_DOUBLE")}
+
+
+@dataclass(frozen=True)
+class Library:
+    """What one C file is compiled to; it includes the others that it needs."""
+
+    source: str
+    flags: tuple[str, ...] = ()
+
+
+LIBRARIES: Mapping[str, Library] = {
+    "conv4-float32": Library("conv4.c"),
+    "conv4-float64": Library("conv4.c", ("-DREAL=double", "-DREAL_IS_DOUBLE")),
+    "packing": Library("packing.c", ("-ffp-contract=off",)),
+}
 
 
 @dataclass(frozen=True)
@@ -42,9 +56,9 @@ def list_instruction_sets(machine: str = "") -> tuple[InstructionSet, ...]:
     return (AVX512, AVX2) if (machine or platform.machine()).lower() in ("x86_64", "amd64") else (PLAIN,)
 
 
-def library_path(instructions: InstructionSet, number: str) -> Path:
-    """Where a library lies, if it was built."""
-    return BUILT / f"conv4-{instructions.name}-{number}.so"
+def library_path(instructions: InstructionSet, name: str) -> Path:
+    """Where one of LIBRARIES lies, if it was built."""
+    return BUILT / f"{name}-{instructions.name}.so"
 
 
 def find_compiler() -> str | None:
@@ -58,17 +72,17 @@ def build_libraries() -> list[Path]:
     if compiler is None:
         return []
     BUILT.mkdir(exist_ok=True)
-    wanted = [(instructions, number) for instructions in list_instruction_sets() for number in NUMBERS]
+    wanted = [(instructions, name) for instructions in list_instruction_sets() for name in LIBRARIES]
     with ThreadPoolExecutor() as threads:
         return list(threads.map(lambda each: _compile(compiler, *each), wanted))
 
 
-def _compile(compiler: str, instructions: InstructionSet, number: str) -> Path:
+def _compile(compiler: str, instructions: InstructionSet, name: str) -> Path:
     """Written beside and moved into place: a process that has the old library open keeps it."""
-    target = library_path(instructions, number)
+    target, library = library_path(instructions, name), LIBRARIES[name]
     unfinished = target.with_suffix(f".{os.getpid()}.tmp")
-    options = [*FLAGS, *instructions.flags, f"-DVECTOR_BYTES={instructions.vector_bytes}", *NUMBERS[number]]
-    command = [compiler, *options, str(FOLDER / "conv4.c"), "-o", str(unfinished), "-lm"]
+    options = [*FLAGS, *instructions.flags, f"-DVECTOR_BYTES={instructions.vector_bytes}", *library.flags]
+    command = [compiler, *options, str(FOLDER / library.source), "-o", str(unfinished), "-lm"]
     subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 (our own arguments)
     return unfinished.replace(target)
 

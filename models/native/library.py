@@ -1,8 +1,9 @@
-"""The compiled library for a CPU and a number type, where one was built."""
+"""The compiled libraries for a CPU, where they were built."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -10,41 +11,64 @@ import torch
 
 from models.native.build import InstructionSet, library_path, list_instruction_sets
 
-_INT, _POINTER = ctypes.c_int, ctypes.c_void_p
-_CALLS = {
+_INT, _LONG, _POINTER = ctypes.c_int, ctypes.c_longlong, ctypes.c_void_p
+_CONV4 = {
     "run": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _POINTER],
     "pull": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
     "push": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
 }
+_PACKING = {name: [_POINTER, _INT, _INT, _POINTER, _LONG, _POINTER] for name in ("pack", "unpack")}
 _RANK = {"DEFAULT": 0, "AVX2": 1, "AVX512": 2}
 _NUMBERS = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def find_library(dtype: torch.dtype, channels: int) -> ctypes.CDLL | None:
-    """The widest library this CPU can run whose vectors divide `channels`; None where none was built. `conv4.c` says what it can do."""
+    """The widest `conv4.c` this CPU can run whose vectors divide `channels`; None where none was built."""
     for instructions in list_instruction_sets():
-        if dtype in _NUMBERS and _has(instructions) and channels * dtype.itemsize % instructions.vector_bytes == 0:
-            library = _load(library_path(instructions, _NUMBERS[dtype]))
+        if dtype in _NUMBERS and has(instructions) and channels * dtype.itemsize % instructions.vector_bytes == 0:
+            library = _load_conv4(library_path(instructions, f"conv4-{_NUMBERS[dtype]}"))
             if library is not None:
                 return library
     return None
 
 
-def _has(instructions: InstructionSet) -> bool:
+@cache
+def find_packing() -> ctypes.PyDLL | None:
+    """The widest `packing.c` this CPU can run; None where none was built.
+
+    Its calls keep the interpreter lock: they take less than a tenth of a millisecond, and a busy thread gives a lock back after five.
+    """
+    paths = [library_path(instructions, "packing") for instructions in list_instruction_sets() if has(instructions)]
+    return next((load_packing(path) for path in paths if path.exists()), None)
+
+
+def has(instructions: InstructionSet) -> bool:
+    """Whether this CPU can run them."""
     capability = torch.backends.cpu.get_cpu_capability()
     return instructions.capability is None or _RANK.get(capability, 0) >= _RANK[instructions.capability]
 
 
 @cache
-def _load(path: Path) -> ctypes.CDLL | None:
+def _load_conv4(path: Path) -> ctypes.CDLL | None:
     if not path.exists():
         return None
     library = ctypes.CDLL(str(path))
-    for name, arguments in _CALLS.items():
+    _declare(library, _CONV4)
+    library.trace_size.argtypes, library.trace_size.restype = [_POINTER, _INT, _INT], _LONG
+    return library
+
+
+def load_packing(path: Path) -> ctypes.PyDLL:
+    """One of them."""
+    library = ctypes.PyDLL(str(path))
+    _declare(library, _PACKING)
+    return library
+
+
+def _declare(library: ctypes.CDLL, calls: Mapping[str, Sequence[type]]) -> None:
+    for name, arguments in calls.items():
         call = getattr(library, name)
         call.argtypes, call.restype = arguments, _INT
-    library.trace_size.argtypes, library.trace_size.restype = [_POINTER, _INT, _INT], ctypes.c_longlong
-    return library
 
 
 @cache

@@ -9,7 +9,7 @@ import torch
 
 from models.backbones import Conv4
 from models.native import build
-from models.native.build import AVX2, AVX512, NUMBERS, PLAIN, build_libraries, find_compiler, library_path, list_instruction_sets
+from models.native.build import AVX2, AVX512, LIBRARIES, PLAIN, build_libraries, find_compiler, library_path, list_instruction_sets
 from models.native.library import find_library
 
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="SKIPPED-COMPILER: no C compiler")
@@ -27,11 +27,11 @@ def test_what_was_installed_is_there_for_every_number_type() -> None:
 
 
 @needs_compiler
-def test_building_makes_one_library_for_each_instruction_set_and_number_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_building_makes_each_library_once_for_each_instruction_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "BUILT", tmp_path)
     made = build_libraries()
     assert sorted(made) == sorted(tmp_path.iterdir())
-    assert len(made) == len(NUMBERS) * len(list_instruction_sets())
+    assert len(made) == len(LIBRARIES) * len(list_instruction_sets())
 
 
 def test_without_a_compiler_nothing_is_built_and_torch_does_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_channels_that_no_vector_divides_have_no_library() -> None:
 @pytest.mark.skipif(len(list_instruction_sets()) == 1, reason="one instruction set here")
 def test_narrower_vectors_give_the_same_numbers() -> None:
     narrow, wide = Conv4((1, 28, 28), widths=(8, 16, 16, 24), filters=16, groups=2), Conv4((1, 28, 28), filters=16, groups=2)
-    assert library_path(AVX2, "float32").name in str(narrow.find_native(torch.zeros(1)))
+    assert library_path(AVX2, "conv4-float32").name in str(narrow.find_native(torch.zeros(1)))
     inputs = torch.rand(2, 3, 1, 28, 28)
     for backbone in (narrow, wide):
         params = backbone.init(torch.Generator().manual_seed(0))

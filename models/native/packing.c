@@ -1,0 +1,180 @@
+/* Rows of numbers in fixed point, read and written where they lie: what `models/packing.py` does with torch, to the last bit.
+ *
+ * A group is blocks of rows, packed as one: `scales`, then `upper` (int8 or int16), then `pairs` of lower four bits, those of the first half
+ * of all numbers beside those of the second. Kernels are multiplied with laid out (3, 3, c_in, c_out), so the numbers of a row of c_out lie
+ * across all of their memory: TILE rows are moved at once, and what a cache line brings is used whole.
+ *
+ * Compiled with -ffp-contract=off: a product that is not rounded before its sum would be another number than torch's.
+ */
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXPORT __attribute__((visibility("default")))
+#define INLINE static inline __attribute__((always_inline))
+#define TILE 16
+#define INFINITE 0x7f800000 /* the bits of infinity: those of numbers are below, those of NaN above, the sign left out */
+#define WITHOUT_SIGN 0x7fffffff
+
+typedef int16_t unaligned_int16 __attribute__((aligned(1), may_alias));
+typedef int32_t float_bits __attribute__((may_alias));
+
+/* Float32 rows in memory: a row's numbers are counted along three axes, the last one fastest. Strides are in numbers. */
+typedef struct {
+    float *numbers;
+    int64_t n_rows, row, size[3], stride[3];
+} Block;
+
+/* Where the parts of a group begin. */
+typedef struct {
+    int64_t n_numbers, half;
+    uint8_t *scales, *upper, *pairs;
+} Parts;
+
+static int64_t columns(const Block *b) { return b->size[0] * b->size[1] * b->size[2]; }
+
+static Parts find_parts(const Block *blocks, int n_blocks, int bits, uint8_t *packed) {
+    int64_t n_rows = 0, n_numbers = 0;
+    for (int i = 0; i < n_blocks; i++) n_rows += blocks[i].n_rows, n_numbers += blocks[i].n_rows * columns(&blocks[i]);
+    uint8_t *upper = packed + 4 * n_rows;
+    return (Parts){n_numbers, (n_numbers + 1) / 2, packed, upper, upper + n_numbers * (bits == 12 ? 1 : 2)};
+}
+
+/* Memory for TILE rows of any block, and a row of integers behind them. */
+static float *make_tile(const Block *blocks, int n_blocks) {
+    int64_t most = 1;
+    for (int i = 0; i < n_blocks; i++) most = columns(&blocks[i]) > most ? columns(&blocks[i]) : most;
+    return malloc((TILE + 1) * most * sizeof(float));
+}
+
+/* `count` rows of a block from `first` on, between memory and the tile, where each is whole. */
+INLINE void move_rows(const Block *b, int64_t first, const int count, float *tile, const int outward) {
+    const int64_t length = columns(b);
+    int64_t column = 0;
+    for (int64_t i = 0; i < b->size[0]; i++)
+        for (int64_t j = 0; j < b->size[1]; j++)
+            for (int64_t k = 0; k < b->size[2]; k++, column++) {
+                float *at = b->numbers + first * b->row + i * b->stride[0] + j * b->stride[1] + k * b->stride[2];
+                for (int r = 0; r < count; r++)
+                    if (outward) at[r * b->row] = tile[r * length + column];
+                    else tile[r * length + column] = at[r * b->row];
+            }
+}
+
+static int is_whole(const Block *b) {
+    return b->stride[2] == 1 && b->stride[1] == b->size[2] && b->stride[0] == b->size[1] * b->size[2];
+}
+
+static void read_rows(const Block *b, int64_t first, int count, float *tile) {
+    if (is_whole(b))
+        for (int r = 0; r < count; r++) memcpy(tile + r * columns(b), b->numbers + (first + r) * b->row, columns(b) * sizeof(float));
+    else if (count == TILE) move_rows(b, first, TILE, tile, 0);
+    else move_rows(b, first, count, tile, 0);
+}
+
+static void write_rows(const Block *b, int64_t first, int count, float *tile) {
+    if (is_whole(b))
+        for (int r = 0; r < count; r++) memcpy(b->numbers + (first + r) * b->row, tile + r * columns(b), columns(b) * sizeof(float));
+    else if (count == TILE) move_rows(b, first, TILE, tile, 1);
+    else move_rows(b, first, count, tile, 1);
+}
+
+/* How many numbers of a row that begins at `begin` have one of `n_base` to differ from. */
+static int64_t count_moved(int64_t begin, int64_t length, int64_t n_base) {
+    const int64_t left = n_base - begin;
+    return left < 0 ? 0 : left < length ? left : length;
+}
+
+/* The bits of the largest number, its sign left out: they are ordered as the numbers are. */
+static int32_t find_largest(const float *row, int64_t length) {
+    int32_t largest = 0;
+    for (int64_t i = 0; i < length; i++) {
+        const int32_t bits = ((const float_bits *)row)[i] & WITHOUT_SIGN;
+        largest = bits > largest ? bits : largest;
+    }
+    return largest;
+}
+
+/* What a row is counted in, so that its largest number is the largest integer; NaN, always the same one, where any number is. */
+static float find_step(const int bits, const float *row, int64_t length) {
+    const int32_t largest = find_largest(row, length);
+    float found;
+    memcpy(&found, &largest, sizeof found);
+    found = largest > INFINITE ? NAN : found / (float)((1 << (bits - 1)) - 1);
+    return found < FLT_MIN ? FLT_MIN : found;
+}
+
+INLINE void pack_row(const int bits, const float *row, int64_t begin, int64_t length, int32_t *whole, uint8_t *scale, const Parts *to) {
+    const float step = find_step(bits, row, length);
+    for (int64_t i = 0; i < length; i++) {
+        const float steps = row[i] / step;
+        whole[i] = steps == steps ? (int32_t)rintf(steps) : 0;
+    }
+    memcpy(scale, &step, sizeof step);
+    for (int64_t i = 0; i < length; i++)
+        if (bits == 12) ((int8_t *)to->upper)[begin + i] = (int8_t)(whole[i] >> 4);
+        else ((unaligned_int16 *)to->upper)[begin + i] = (int16_t)(whole[i] >> 4);
+    const int64_t until = count_moved(begin, length, to->half);
+    for (int64_t i = 0; i < until; i++) to->pairs[begin + i] = whole[i] & 15;
+    for (int64_t i = until; i < length; i++) to->pairs[begin + i - to->half] |= (uint8_t)(whole[i] << 4);
+}
+
+INLINE void unpack_row(const int bits, const Parts *from, int64_t begin, int64_t length, int32_t *whole, const uint8_t *scale, float *row) {
+    const int64_t until = count_moved(begin, length, from->half);
+    for (int64_t i = 0; i < until; i++) whole[i] = from->pairs[begin + i] & 15;
+    for (int64_t i = until; i < length; i++) whole[i] = from->pairs[begin + i - from->half] >> 4;
+    float step;
+    memcpy(&step, scale, sizeof step);
+    for (int64_t i = 0; i < length; i++) {
+        const int32_t upper = bits == 12 ? ((const int8_t *)from->upper)[begin + i] : ((const unaligned_int16 *)from->upper)[begin + i];
+        row[i] = (float)(upper * 16 + whole[i]) * step;
+    }
+}
+
+/* `packed` from the blocks, of which the first `n_base` numbers are told as their difference from `base`. 0, or -1 without memory. */
+EXPORT int pack(const Block *blocks, int n_blocks, int bits, const float *base, int64_t n_base, uint8_t *packed) {
+    const Parts to = find_parts(blocks, n_blocks, bits, packed);
+    uint8_t *scale = to.scales;
+    float *tile = make_tile(blocks, n_blocks);
+    int64_t begin = 0;
+    if (!tile) return -1;
+    for (const Block *b = blocks; b < blocks + n_blocks; b++)
+        for (int64_t first = 0, length = columns(b); first < b->n_rows; first += TILE) {
+            const int count = b->n_rows - first < TILE ? (int)(b->n_rows - first) : TILE;
+            read_rows(b, first, count, tile);
+            for (int r = 0; r < count; r++, begin += length, scale += 4) {
+                float *row = tile + r * length;
+                for (int64_t i = 0, moved = count_moved(begin, length, n_base); i < moved; i++) row[i] -= base[begin + i];
+                if (bits == 12) pack_row(12, row, begin, length, (int32_t *)(tile + TILE * length), scale, &to);
+                else pack_row(20, row, begin, length, (int32_t *)(tile + TILE * length), scale, &to);
+            }
+        }
+    free(tile);
+    return 0;
+}
+
+/* The blocks from `packed`. 1 where every number is finite, 0 where one is not, -1 without memory. */
+EXPORT int unpack(const Block *blocks, int n_blocks, int bits, const float *base, int64_t n_base, uint8_t *packed) {
+    const Parts from = find_parts(blocks, n_blocks, bits, packed);
+    const uint8_t *scale = from.scales;
+    float *tile = make_tile(blocks, n_blocks);
+    int64_t begin = 0;
+    int finite = 1;
+    if (!tile) return -1;
+    for (const Block *b = blocks; b < blocks + n_blocks; b++)
+        for (int64_t first = 0, length = columns(b); first < b->n_rows; first += TILE) {
+            const int count = b->n_rows - first < TILE ? (int)(b->n_rows - first) : TILE;
+            for (int r = 0; r < count; r++, begin += length, scale += 4) {
+                float *row = tile + r * length;
+                if (bits == 12) unpack_row(12, &from, begin, length, (int32_t *)(tile + TILE * length), scale, row);
+                else unpack_row(20, &from, begin, length, (int32_t *)(tile + TILE * length), scale, row);
+                for (int64_t i = 0, moved = count_moved(begin, length, n_base); i < moved; i++) row[i] += base[begin + i];
+            }
+            finite &= find_largest(tile, count * length) < INFINITE;
+            write_rows(b, first, count, tile);
+        }
+    free(tile);
+    return finite;
+}

@@ -1,0 +1,51 @@
+"""Fixed point in C for CPUs (`models/native/packing.c`): tensors are read and written where they lie, whatever their strides.
+
+The numbers are those of `models.packing` in torch to the last bit. One call does all tensors, and never gives the interpreter lock away.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+COLUMN_AXES, BLOCK_NUMBERS = 3, 9
+"""Of a `Block` of `packing.c`: the axes it counts along after the lane and the row, and how many integers it is."""
+
+
+def is_native(tensors: Sequence[Tensor]) -> bool:
+    """Whether `packing.c` can read and write these."""
+    return all(tensor.dtype == torch.float32 and tensor.is_cpu and tensor.dim() <= 2 + COLUMN_AXES for tensor in tensors)
+
+
+def pack(library: ctypes.PyDLL, tensors: Sequence[Tensor], base: Tensor, bits: int, packed: Tensor) -> None:
+    """Writes `packed`, as many bytes as `models.packing.count_packed_bytes` says. Raises MemoryError."""
+    _call(library.pack, tensors, base, bits, packed)
+
+
+def unpack(library: ctypes.PyDLL, packed: Tensor, base: Tensor, bits: int, tensors: Sequence[Tensor]) -> bool:
+    """Writes the tensors; whether all their numbers are finite. `packed` is of the size that these have. Raises MemoryError."""
+    return _call(library.unpack, tensors, base, bits, packed) == 1
+
+
+def _call(function: ctypes._NamedFuncPointer, tensors: Sequence[Tensor], base: Tensor, bits: int, packed: Tensor) -> int:
+    layouts = ((tensor.data_ptr(), *_describe(tensor.shape, tensor.stride())) for tensor in tensors)
+    blocks = struct.pack(f"{BLOCK_NUMBERS * len(tensors)}q", *chain.from_iterable(layouts))
+    found: int = function(blocks, len(tensors), bits, base.data_ptr(), len(base), packed.data_ptr())
+    if found < 0:
+        raise MemoryError("no memory for a few rows of a state")
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _describe(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
+    """The rest of a `Block` of `packing.c`: rows and their stride, sizes and strides of the column axes. A vector is one row."""
+    rows = (shape[1], stride[1]) if len(shape) > 2 else (1, 0)
+    columns = 2 if len(shape) > 2 else 1
+    missing = COLUMN_AXES - len(shape[columns:])
+    return *rows, *(1,) * missing, *shape[columns:], *(0,) * missing, *stride[columns:]
