@@ -22,7 +22,7 @@ def benchmark(
     name: Annotated[str, typer.Argument(help="A module of benchmarks/, such as adapt or train; an unknown name lists them.")],
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on one line; the rest goes to stderr.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A smoke run of seconds; its figures mean little.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch (its own choice, all cores).")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch (all cores; a server its own default).")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda:N.")] = "cpu",
     only: Annotated[str, typer.Option(help="Only settings whose name matches this expression, such as 'maml .* 16 lanes'.")] = "",
 ) -> None:
@@ -48,7 +48,7 @@ def _run(name: str, as_json: bool, quick: bool, threads: int | None, device: str
     def report(row: Row) -> None:
         typer.echo(harness.to_sentence(row), err=as_json)
 
-    plan = harness.Plan(quick, threads or torch.get_num_threads(), device, only, report)
+    plan = harness.Plan(quick, threads or torch.get_num_threads(), device, only, threads or 0, report)
     findings = harness.run_benchmark(name, plan, shlex.join(["innerloop", *sys.argv[1:]]))
     for peer, reason in findings["missing_peers"].items():
         typer.echo(f"not compared with {peer} ({reason}); `make peers` installs the peers", err=True)

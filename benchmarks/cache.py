@@ -1,6 +1,6 @@
 """Predictions while the working set grows past what is resident on the device: is there a step, and how high?
 
-    innerloop benchmark cache --json
+    innerloop benchmark cache --json [--only 'redis, 16 callers']
 
 Callers ask one query each of a task drawn at random from the working set, through the service's own path: device, else cache, else
 adapted again. The row's figure is the 99th percentile; what it is compared with is the 99th percentile of the same callers and the
@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app import telemetry
@@ -29,6 +29,7 @@ from benchmarks.latency import percentile, summarise_ms
 from benchmarks.rounds import join_rounds
 from benchmarks.service_tasks import ServiceTasks, adapted_tasks
 from models.artifact import BUNDLED
+from models.devices import count_torch_threads
 
 INITIALIZER = BUNDLED / "omniglot-maml"
 INSIDE = 0.5
@@ -48,6 +49,17 @@ class Extent:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """Where states are kept and how many ask: each walks over every working set, for all are compared with the smallest."""
+
+    store: str
+    callers: int
+
+    def __str__(self) -> str:
+        return f"{self.store}, {self.callers} callers"
+
+
+@dataclass(frozen=True)
 class Walk:
     """Latencies of one walk over a working set, and the share of requests that found their state on the device."""
 
@@ -60,9 +72,14 @@ def run(plan: Plan) -> Findings:
     extent = choose_extent(plan)
     with borrowed_redis() as redis_url:
         stores = {"in-process": "", **({"redis": redis_url} if redis_url else {})}
-        rows = [row for name, url in stores.items() for row in asyncio.run(measure_store(plan, extent, name, url))]
+        chosen = plan.choose([Setting(store, callers) for store in stores for callers in extent.callers])
+        rows = []
+        for store in dict.fromkeys(setting.store for setting in chosen):
+            callers = [setting.callers for setting in chosen if setting.store == store]
+            rows += asyncio.run(measure_store(plan, replace(extent, callers=callers), store, stores[store]))
     settings = {"initializer": INITIALIZER.name, "resident_states": extent.resident, "requests": extent.requests, "pattern": "uniform"}
-    return Findings(rows, settings, {} if redis_url else {"redis": NOT_THERE})
+    threads = {"torch_threads": plan.service_threads or count_torch_threads()}
+    return Findings(rows, {**settings, **threads}, {} if redis_url else {"redis": NOT_THERE})
 
 
 def choose_extent(plan: Plan) -> Extent:

@@ -45,6 +45,7 @@ def _stay_silent(row: Row) -> None:
 class Plan:
     """How a benchmark is to be run. Threads are set before `run` is called; device is cpu or cuda:N.
 
+    service_threads: torch threads of a service under test; 0 leaves it its own default, as whoever starts it would
     only: an expression that the name of a setting must match, for a benchmark that has many
     report: to be called with each row when it is there, so that a long run shows what it has found
     """
@@ -53,6 +54,7 @@ class Plan:
     threads: int = 1
     device: str = "cpu"
     only: str = ""
+    service_threads: int = 0
     report: Callable[[Row], None] = _stay_silent
 
     def choose(self, settings: Sequence[Setting]) -> list[Setting]:

@@ -41,6 +41,20 @@ class HttpContender:
         return adapting + tuple(self.dialect.predict(self.model_ids[client], query) for query in queries)
 
 
+@dataclass(frozen=True)
+class Peer:
+    """A peer's module and how to speak to it; threads of torch, 0 for its own choice, which is one for each core."""
+
+    module: str
+    dialect: Dialect
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """As rows have it."""
+        return f"{self.dialect.name}, {self.threads} torch threads" if self.threads else self.dialect.name
+
+
 def draw_images(count: int, *seed: int) -> Images:
     """Pictures (count, 1, 28, 28) with a fifth of bright ink, a function of the seed."""
     random = np.random.default_rng(seed)
@@ -49,21 +63,31 @@ def draw_images(count: int, *seed: int) -> Images:
 
 
 @contextmanager
-def running_contenders(folder: Path, initializer: Path, clients: int, threads: int, device: str) -> Iterator[Mapping[str, HttpContender]]:
-    """Every contender that can take part, by name, `ours` first. Raises Disagreement when they do not answer alike."""
-    options = ["--folder", str(initializer), "--threads", str(threads), "--device", device]
-    peers: dict[str, Dialect] = {"benchmarks.plain_endpoint": PlainDialect()}
-    if find_spec("litserve"):
-        peers["benchmarks.litserve_endpoint"] = LitServeDialect()
+def running_contenders(
+    folder: Path, initializer: Path, clients: int, threads: int, peer_threads: Sequence[int], device: str
+) -> Iterator[Mapping[str, HttpContender]]:
+    """Every contender that can take part, by name, `ours` first; each peer once for every number of threads it is to be tried with.
+
+    threads, peer_threads: 0 is a server's own default. Raises Disagreement when they do not answer alike."""
+    options = ["--folder", str(initializer), "--device", device]
+    peers = list_peers(peer_threads)
     servers = [server_process.start_innerloop(folder, initializer, threads, device)]
-    servers += [server_process.start_module(module, folder, *options) for module in peers]
+    servers += [server_process.start_module(peer.module, folder, *options, "--threads", str(peer.threads)) for peer in peers]
     with server_process.stopping(servers):
         server_process.await_ready(servers[0], InnerLoopDialect.ready_path)
         ours = InnerLoopDialect(initializer.name, server_process.read_first_key(servers[0]))
-        dialects: list[Dialect] = [ours, *peers.values()]
-        contenders = {dialect.name: _join(server, dialect, clients) for server, dialect in zip(servers, dialects, strict=True)}
+        dialects = {OURS: ours, **{peer.name: peer.dialect for peer in peers}}
+        contenders = {name: _join(server, dialect, clients) for server, (name, dialect) in zip(servers, dialects.items(), strict=True)}
         check_agreement(contenders)
         yield contenders
+
+
+def list_peers(threads: Sequence[int]) -> list[Peer]:
+    """The peers that are installed, with each of these numbers of threads."""
+    modules: dict[str, Dialect] = {"benchmarks.plain_endpoint": PlainDialect()}
+    if find_spec("litserve"):
+        modules["benchmarks.litserve_endpoint"] = LitServeDialect()
+    return [Peer(module, dialect, each) for module, dialect in modules.items() for each in threads]
 
 
 def _join(server: Server, dialect: Dialect, clients: int) -> HttpContender:

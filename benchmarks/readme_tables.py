@@ -17,6 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.markdown import replace_between, tabulate
+from benchmarks.reports import read_last_object
 from models.training.provenance import describe_hardware
 
 README = Path(__file__).parent.parent / "README.md"
@@ -29,18 +31,6 @@ DATA = {
     "sinusoid": "Sinusoids, mean squared error",
 }
 """What the figures of each comparison are."""
-
-
-def read_last_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a program's last line."""
-    result: dict[str, Any] = json.loads(path.read_text().strip().splitlines()[-1])
-    return result
-
-
-def tabulate(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, numbers to the right."""
-    rule = ["---", *("--:" for _ in header[1:])]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
 
 
 def tabulate_demo(demo: dict[str, Any]) -> str:
@@ -87,16 +77,6 @@ def write_section(demo: dict[str, Any], latency: dict[str, Any]) -> str:
 
 {tabulate_latency(latency)}
 """
-
-
-def replace_between(text: str, name: str, section: str) -> str:
-    """`text` with what stands between the markers `<!-- NAME: begin ... -->` and `<!-- NAME: end -->` replaced."""
-    before, begin, rest = text.partition(f"<!-- {name}: begin")
-    marker, closing, rest = rest.partition("-->\n")
-    _, end, after = rest.partition(f"<!-- {name}: end -->")
-    if not (begin and closing and end):
-        raise SystemExit(f"README.md has no markers {name}: begin and {name}: end")
-    return f"{before}{begin}{marker}{closing}{section}{end}{after}"
 
 
 def main(demo: Annotated[Path | None, typer.Argument()] = None, latency: Annotated[Path | None, typer.Argument()] = None) -> None:

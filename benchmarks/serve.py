@@ -3,8 +3,10 @@
     innerloop benchmark serve --json
 
 Each client has a task of its own, so nothing can be batched but across tenants. The peers hold the same net and give the same answers:
-a plain FastAPI endpoint that runs the loop in the request, and LitServe. In a closed loop a client asks again when it is answered,
-and what counts is requests/s; in an open loop requests come when they are due, and what counts is the 99th percentile.
+a plain FastAPI endpoint that runs the loop in the request, and LitServe. Unless `--threads` is given the service has the torch threads
+that it takes by itself, and each peer runs twice: with its own default, and with as many as the service. In a closed loop a client asks
+again when it is answered, and what counts is requests/s; in an open loop requests come when they are due, and what counts is the 99th
+percentile.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from benchmarks.load_generator import DRAIN_S, GeneratorProcess, Load, Message, 
 from benchmarks.phases import count_lanes, mean_lanes, mean_phases_ms
 from benchmarks.rounds import join_rounds
 from models.artifact import BUNDLED
+from models.devices import count_torch_threads
 
 INITIALIZER = BUNDLED / "omniglot-maml"
 CLIENTS = (1, 4, 16, 64, 128)
@@ -83,15 +86,17 @@ def run(plan: Plan) -> Findings:
     with tempfile.TemporaryDirectory() as folder, GeneratorProcess() as generator:
         ceiling_per_s = measure_ceiling(generator, Path(folder), extent)
         limits_per_s = find_call_limits_per_s(INITIALIZER, N_WAY, K_SHOT, plan.device, 1 / CALLS_PER_ROUND)
-        with running_contenders(Path(folder), INITIALIZER, clients, plan.threads, plan.device) as contenders:
+        peer_threads = choose_peer_threads(plan)
+        with running_contenders(Path(folder), INITIALIZER, clients, plan.service_threads, peer_threads, plan.device) as contenders:
             rows = []
             for setting in settings:
                 limit_per_s = min(ceiling_per_s, limits_per_s[setting.workload])
                 rows.append(measure(generator, contenders, setting, extent, limit_per_s))
                 plan.report(rows[-1])
-    missing = {} if "litserve" in contenders else {"litserve": "not installed: make peers"}
+    missing = {} if any(name.startswith("litserve") for name in contenders) else {"litserve": "not installed: make peers"}
+    threads = {"ours": plan.service_threads or count_torch_threads(), "peers": [each or plan.threads for each in peer_threads]}
     common = {"initializer": INITIALIZER.name, "n_way": N_WAY, "k_shot": K_SHOT, "queries_per_request": 1, "window_s": extent.window_s}
-    return Findings(rows, {**common, "generator_ceiling_per_s": round(ceiling_per_s)}, missing)
+    return Findings(rows, {**common, "torch_threads": threads, "generator_ceiling_per_s": round(ceiling_per_s)}, missing)
 
 
 def choose_extent(plan: Plan) -> Extent:
@@ -99,6 +104,13 @@ def choose_extent(plan: Plan) -> Extent:
     if plan.quick:
         return Extent((4,), {"predict": (20,)}, window_s=0.4, warm_up_s=0.1, rounds=1)
     return Extent(CLIENTS, RATES_PER_S, window_s=4.0, warm_up_s=1.0, rounds=3)
+
+
+def choose_peer_threads(plan: Plan) -> list[int]:
+    """Those that were asked for; else the peers' own default and, since on few cores that may be theirs to lose by, ours as well."""
+    if plan.service_threads or plan.quick or count_torch_threads() == plan.threads:
+        return [plan.service_threads]
+    return [0, count_torch_threads()]
 
 
 def list_settings(extent: Extent) -> list[Setting]:

@@ -36,7 +36,8 @@ class Server:
 
 
 def start_innerloop(folder: Path, initializer: Path, threads: int, device: str, redis_url: str = "") -> Server:
-    """`innerloop serve` with its embedded defaults, or with Redis; the one initializer stands in a folder of its own."""
+    """`innerloop serve` with its embedded defaults (0 threads: as many as it takes by itself), or with Redis; the one initializer stands in
+    a folder of its own."""
     port, home = free_port(), folder / "home"
     offered = offer_initializer(folder, initializer)
     stores = ["--home-dir", str(home), "--database-url", "", "--redis-url", redis_url]
@@ -65,7 +66,7 @@ def read_first_key(server: Server) -> str:
 def start_module(module: str, folder: Path, *arguments: str) -> Server:
     """A module of this package that takes `--port`."""
     port = free_port()
-    return _start([sys.executable, "-m", module, "--port", str(port), *arguments], port, folder / f"{module}.log", {})
+    return _start([sys.executable, "-m", module, "--port", str(port), *arguments], port, folder / f"{module}-{port}.log", {})
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import gc
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from app.composition import Services, build_services
 from app.domain import Caller, SupportSet
 from app.services.requests import NewTask
 from app.services.serving import Serving
+from app.serving import settle_interpreter
 from app.settings import Settings
 from benchmarks.harness import Plan
 from benchmarks.http_contenders import K_SHOT, LABELS, N_WAY, draw_images
@@ -33,11 +36,25 @@ class ServiceTasks:
 async def adapted_tasks(plan: Plan, folder: Path, initializer: Path, n_tasks: int, **settings: object) -> AsyncIterator[ServiceTasks]:
     """`n_tasks` adapted tasks of one initializer; `settings` are those of the service that matter to the benchmark."""
     offered = offer_initializer(folder, initializer)
-    given = {"home_dir": folder, "initializers_dir": offered, "device": plan.device, "torch_threads": plan.threads, "database_url": ""}
+    given: dict[str, object] = {"home_dir": folder, "initializers_dir": offered, "database_url": ""}
+    given |= {"device": plan.device, "torch_threads": plan.service_threads}
     async with build_services(Settings.model_validate({**given, **settings})) as services:
         permits = asyncio.Semaphore(AT_ONCE)
         serving = await asyncio.gather(*(_adapt(services, initializer.name, task, permits) for task in range(n_tasks)))
-        yield ServiceTasks(services, serving)
+        with settled_interpreter():
+            yield ServiceTasks(services, serving)
+
+
+@contextmanager
+def settled_interpreter() -> Iterator[None]:
+    """What is loaded is frozen for the collector and threads change sooner, as in the server; afterwards all is as it was."""
+    interval_s = sys.getswitchinterval()
+    settle_interpreter()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(interval_s)
 
 
 async def _adapt(services: Services, initializer: str, task: int, permits: asyncio.Semaphore) -> Serving:

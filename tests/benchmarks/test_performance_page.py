@@ -1,0 +1,102 @@
+"""The generator on files made by hand: parts of one benchmark are joined, what is missing is said, targets are judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.performance_page import PAGE, write_page, write_section, write_summary
+from benchmarks.performance_targets import NO_GPU, UNKNOWN, write_targets
+from benchmarks.reports import Reports, read_reports
+
+ENVIRONMENT = {"cpu": "Some CPU", "cores": 2, "load_1min": 0.1, "threads": 2, "device": "cpu", "torch_version": "2", "git_revision": "abc"}
+CONTENDERS = {
+    "ours": {
+        "unanswered": 0,
+        "predict": {
+            "p50_ms": 2.0,
+            "p99_ms": 4.0,
+            "mean_ms": 2.1,
+            "requests": 9,
+            "phases_ms": {"decode": 0.5, "device": 1.0, "outside": 0.6},
+        },
+        "lanes_per_batch": {"predict": 7.5},
+    }
+}
+
+
+def leave(folder: Path, name: str, benchmark: str, rows: list[dict[str, Any]], date: str = "2026-11-21", **settings: Any) -> None:
+    environment = {**ENVIRONMENT, "date": date, "command": f"innerloop benchmark {benchmark}"}
+    report = {
+        "benchmark": benchmark,
+        "environment": environment,
+        "settings": {"quick": False, **settings},
+        "missing_peers": {},
+        "rows": rows,
+    }
+    (folder / f"{name}.json").write_text(f"ours 1.0\n{json.dumps(report)}\n")
+
+
+def adapt_row(lanes: int, ours_ms: float, shot: int = 1, ratio: float = 2.5, limit_fraction: float = 0.6) -> dict[str, Any]:
+    settings = {"method": "maml", "backbone": "conv4-64 stride", "way": 5, "shot": shot, "steps": 5, "lanes": lanes}
+    details = {"adaptations_per_s": 1e3 * lanes / ours_ms, "ratio_iqr": [ratio - 0.1, ratio + 0.1], "fastest_peer": "plain loop"}
+    peers = {"plain loop": ours_ms * ratio}
+    return {"settings": settings, "ours": ours_ms, "peers": peers, "ratio": ratio, "limit_fraction": limit_fraction, "details": details}
+
+
+def serve_row(peers: dict[str, float]) -> dict[str, Any]:
+    settings = {"workload": "predict", "clients": 64, "loop": "closed"}
+    details = {"ratio_range": [1.0, 2.0], "contenders": CONTENDERS}
+    return {"settings": settings, "ours": 600.0, "peers": peers, "ratio": 1.5, "limit_fraction": 0.1, "details": details}
+
+
+def lines_with(text: str, words: str) -> list[str]:
+    return [line for line in text.splitlines() if words in line]
+
+
+def test_nothing_measured_is_a_page_that_says_so() -> None:
+    nothing = Reports([])
+    page = write_page(PAGE.read_text(), nothing)
+    assert write_section("adapt", nothing) == f"{UNKNOWN}\n"
+    assert page.count(f"-->\n{UNKNOWN}\n<!--") == 6
+    assert write_summary(nothing) == f"{UNKNOWN}\n"
+
+
+def test_several_files_are_one_table_and_the_later_of_equal_settings_counts(tmp_path: Path) -> None:
+    leave(tmp_path, "adapt-1", "adapt", [adapt_row(64, 123.4), adapt_row(1, 4.0)], date="2026-11-22")
+    leave(tmp_path, "adapt-2", "adapt", [adapt_row(64, 999.0), adapt_row(16, 40.0)], date="2026-11-21")
+    section = write_section("adapt", read_reports(tmp_path))
+    assert [row.split(" | ")[2] for row in lines_with(section, "| conv4-64 stride")] == ["1", "16", "64"]
+    assert "999" not in section
+    assert lines_with(section, "| maml, conv4-64 stride, 1-shot | 30.9x |")
+    assert "results/performance/adapt-1.json" in section
+    assert "results/performance/adapt-2.json" in section
+
+
+def test_a_target_is_missed_where_one_setting_misses_it(tmp_path: Path) -> None:
+    rows = [adapt_row(16, 40.0), adapt_row(16, 90.0, shot=5, ratio=1.5), adapt_row(1, 4.0, ratio=1.31)]
+    leave(tmp_path, "adapt", "adapt", rows)
+    targets = write_targets(read_reports(tmp_path))
+    many, limit, one, growth = lines_with(targets, "adapt, maml")
+    assert "1.50x to 2.50x | **missed** in 1 of 2: maml, conv4-64 stride, 5-shot" in many
+    assert "60.0 % | reached" in limit
+    assert "1.31x | reached" in one
+    assert UNKNOWN in growth
+    assert all(NO_GPU in line for line in targets.splitlines()[2:])
+
+
+def test_the_plain_endpoint_is_met_with_the_threads_that_suit_it_best(tmp_path: Path) -> None:
+    leave(tmp_path, "serve", "serve", [serve_row({"plain endpoint": 150.0, "plain endpoint, 1 torch threads": 300.0, "litserve": 400.0})])
+    reports = read_reports(tmp_path)
+    assert "2.00x | **missed**" in lines_with(write_targets(reports), "predictions/s over HTTP")[0]
+    assert "600 predictions a second, 2.00 times those of a plain FastAPI endpoint" in write_summary(reports)
+    assert lines_with(write_section("serve", reports), "| predict, 64 clients: predict | 2.00 | 4.00 | 0.50 | 1.00 | 0.60 |")
+
+
+def test_a_smoke_run_is_refused(tmp_path: Path) -> None:
+    leave(tmp_path, "adapt", "adapt", [adapt_row(16, 40.0)], quick=True)
+    with pytest.raises(SystemExit, match="smoke run"):
+        read_reports(tmp_path)
