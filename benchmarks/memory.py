@@ -3,7 +3,7 @@
     innerloop benchmark memory --json
 
 The peer is what a server keeps that has a copy of the model for each tenant: all weights in float32. Beside the bytes in Redis stands
-how far the answers of a state that went there and back are from those before.
+how far the answers of a state that went there and back are from those of the weights as the inner loop left them, before any rounding.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from app.engine.torch_engine import TorchEngine
 from benchmarks.borrowed_redis import NOT_THERE, borrowed_redis
 from benchmarks.engine_tasks import K_SHOT, N_WAY, installed_engine, make_job, make_queries
 from benchmarks.harness import Findings, Plan, Row, make_row
-from models.artifact import list_bundled
+from models.artifact import list_bundled, load_initializer_bytes
+from models.installed import install
 
 GIB = 2**30
 FULL = "all weights in float32"
@@ -85,8 +86,7 @@ async def measure_state(plan: Plan, folder: Path, redis_url: str | None) -> Stat
         adapted = await engine.adapt(job)
         on_device = count_device_bytes(engine) - before
         in_redis = await store_in_redis(redis_url, job.key, adapted.state) if redis_url else None
-        error = await compare_answers(engine, info, job.key, adapted.state)
-    return StateBytes(on_device, len(adapted.state), in_redis, error)
+    return StateBytes(on_device, len(adapted.state), in_redis, compare_answers(plan, folder, info))
 
 
 def count_device_bytes(engine: TorchEngine) -> int:
@@ -99,6 +99,7 @@ async def store_in_redis(url: str, key: StateKey, state: bytes) -> int:
     client = connect_redis(url)
     cache = RedisStateCache(client, ttl_s=60, namespace=NAMESPACE)
     try:
+        await client.delete(states_key(NAMESPACE, key.task_id))  # every learner's task has the same name
         await cache.put(key, state)
         used = await client.memory_usage(states_key(NAMESPACE, key.task_id), samples=0)
     finally:
@@ -106,15 +107,19 @@ async def store_in_redis(url: str, key: StateKey, state: bytes) -> int:
     return int(used or 0)
 
 
-async def compare_answers(engine: TorchEngine, info: InitializerInfo, key: StateKey, state: bytes) -> float:
-    """The largest difference in a logit (up to its sharpness), or in a value for regression, after the state came back from its bytes."""
+def compare_answers(plan: Plan, folder: Path, info: InitializerInfo) -> float:
+    """The largest difference in a logit (up to its sharpness), or in a value for regression, that rounding a state to its bytes makes.
+
+    Below the engine, which answers by rounded states only."""
+    card, job = json.loads((folder / "card.json").read_text()), make_job(info, seed=1)
+    weights, device = (folder / "initializer.safetensors").read_bytes(), torch.device(plan.device)
+    version = install(load_initializer_bytes(card, weights), device, card.get("confidence"))
+    lane = version.adapt([job], job.steps)[0].state
     queries = make_queries(info, N_QUERY)
-    fresh = (await engine.predict(key, queries)).values
-    engine.forget(key.task_id)
-    await engine.restore(key, state)
-    back = (await engine.predict(key, queries)).values
+    states = [{name: tensor.to(device) for name, tensor in lane.items()}, version.restore(version.encode(lane))]
     read = read_logits if info.kind == "classification" else np.asarray
-    return float(np.abs(read(fresh) - read(back)).max())
+    exact, rounded = (read(version.predict([state], [queries], N_QUERY)[0].values.numpy()) for state in states)
+    return float(np.abs(exact - rounded).max())
 
 
 def read_logits(probabilities: Array) -> Array:

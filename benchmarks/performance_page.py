@@ -38,7 +38,7 @@ def write_section(name: str, reports: Reports) -> str:
     if not reports.rows(name):
         return f"{UNKNOWN}\n"
     runs = "\n".join(_describe_run(report) for report in reports.of(name))
-    missing = "".join(f"\nNot here: {peer} ({reason}).\n" for peer, reason in reports.missing_peers(name).items())
+    missing = "".join(f"- not here: {peer} ({reason})\n" for peer, reason in reports.missing_peers(name).items())
     return f"{runs}\n{missing}\n{TABLES[name](reports)}\n"
 
 

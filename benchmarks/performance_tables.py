@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.markdown import tabulate
-from benchmarks.reports import Reports, Row, group_rows
+from benchmarks.reports import Reports, Row
 
 NOTHING = "-"
+METHODS = ("maml", "anil", "protonet", "ridge")
 PHASES = ("decode", "queue_wait", "choose", "queue", "device", "encode", "store", "in_service", "outside")
 """Owners of a request's milliseconds in the order in which they have it; others come behind them."""
 Setting = Mapping[str, Any]
@@ -18,7 +19,8 @@ def tabulate_adapt(reports: Reports) -> str:
     """A table for each method, and what 64 lanes take for one."""
     parts = [
         f"**{method}**, milliseconds of all lanes together\n\n" + _tabulate_paired(rows, ["backbone", "shot", "lanes"], "adaptations_per_s")
-        for method, rows in group_rows(reports.rows("adapt"), lambda row: str(row["settings"]["method"]))
+        for method in METHODS
+        if (rows := reports.rows("adapt", method=method))
     ]
     growth = [[name, f"{times:.1f}x"] for name, times in find_growth(reports).items()]
     return "\n\n".join([*parts, *([tabulate(["64 lanes against 1 lane", "time"], growth)] if growth else [])])
@@ -112,7 +114,15 @@ def tabulate_serve(reports: Reports) -> str:
 
 def _tabulate_load(rows: Sequence[Row], names: Sequence[str]) -> str:
     peers = _name_peers(rows)
-    header = [*names, "ours", *peers, "ratio (range of rounds)", "of the limit", "lanes/batch: adapt", "predict"]
+    header = [
+        *(name.replace("_per_s", "/s") for name in names),
+        "ours",
+        *peers,
+        "ratio (range of rounds)",
+        "of the limit",
+        "lanes/batch: adapt",
+        "predict",
+    ]
     cells = [
         [
             *(str(row["settings"][name]) for name in names),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from benchmarks.markdown import tabulate
-from benchmarks.performance_tables import NOTHING, find_growth, name_adapt
+from benchmarks.performance_tables import METHODS, NOTHING, find_growth, name_adapt
 from benchmarks.reports import Reports, Row
 
 NO_GPU = "not measured: no GPU was available"
@@ -65,7 +65,7 @@ def write_targets(reports: Reports) -> str:
 
 def list_targets() -> list[Target]:
     """All of them; adapting and cached predictions with a line for each kind."""
-    adapting = [target for method in ("maml", "anil", "protonet", "ridge") for target in _list_adapt_targets(method)]
+    adapting = [target for method in METHODS for target in _list_adapt_targets(method)]
     return [*adapting, *_list_other_targets()]
 
 

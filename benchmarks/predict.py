@@ -26,6 +26,7 @@ from benchmarks.latency import summarise_ms
 from benchmarks.limits import find_prediction_limit_per_s
 from benchmarks.plain_net import PlainNet, load_plain_net, predict_plainly
 from benchmarks.rounds import join_rounds
+from benchmarks.service_tasks import settled_interpreter
 from models.artifact import BUNDLED
 
 INITIALIZERS = ("omniglot-maml", "omniglot-protonet")
@@ -75,6 +76,7 @@ async def measure_initializer(plan: Plan, extent: Extent, folder: Path) -> list[
     rows, limit_per_s = [], find_prediction_limit_per_s(folder, N_WAY, plan.device)
     async with AsyncExitStack() as stack:
         engines = {n_tasks: await stack.enter_async_context(resident_tasks(plan, folder, n_tasks)) for n_tasks in extent.tasks}
+        stack.enter_context(settled_interpreter())
         for callers in extent.callers:
             bare = prepare_bare_forward(plan.device, callers)
             rounds: Rounds = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,6 @@ def read_last_object(path: Path) -> dict[str, Any]:
     """The JSON object in a program's last line."""
     result: dict[str, Any] = json.loads(path.read_text().strip().splitlines()[-1])
     return result
-
-
-def group_rows(rows: list[Row], key: Callable[[Row], str]) -> Iterator[tuple[str, list[Row]]]:
-    """Rows of equal keys together, the keys in the order of their first row."""
-    for name in dict.fromkeys(map(key, rows)):
-        yield name, [row for row in rows if key(row) == name]
 
 
 def _read_report(path: Path) -> Report:

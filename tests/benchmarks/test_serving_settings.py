@@ -1,0 +1,39 @@
+"""Who is measured with how many threads, and which settings `--only` leaves."""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+import pytest
+
+from benchmarks import cache, serve
+from benchmarks.harness import Plan, Refused
+from benchmarks.http_contenders import list_peers
+from benchmarks.service_tasks import settled_interpreter
+
+
+def test_every_peer_is_tried_with_its_own_default_and_with_our_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "count_torch_threads", lambda: 3)
+    assert serve.choose_peer_threads(Plan(threads=4)) == [0, 3]
+    assert serve.choose_peer_threads(Plan(threads=3)) == [0]
+    names = [peer.name for peer in list_peers([0, 3])]
+    assert names[:2] == ["plain endpoint", "plain endpoint, 3 torch threads"]
+
+
+def test_threads_that_were_asked_for_are_everybodys() -> None:
+    assert serve.choose_peer_threads(Plan(threads=2, service_threads=2)) == [2]
+
+
+def test_a_cache_setting_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with pytest.raises(Refused, match="in-process, 1 callers"):
+        cache.run(Plan(quick=True, only="nothing of the kind"))
+
+
+def test_the_interpreter_is_as_it_was_after_a_measurement() -> None:
+    before = sys.getswitchinterval(), gc.get_freeze_count()
+    with settled_interpreter():
+        assert gc.get_freeze_count() > before[1]
+        assert sys.getswitchinterval() < before[0]
+    assert sys.getswitchinterval() == before[0]
+    assert gc.get_freeze_count() <= before[1]
