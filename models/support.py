@@ -6,7 +6,7 @@ A *lane* is one task's slot in a batch. Ragged ways and shots are padded; masks 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -101,8 +101,8 @@ def stack_supports(supports: Sequence[Support]) -> Support:
     )
 
 
-def stack_states(states: Sequence[State]) -> State:
-    """Joins adapted states into one batch of lanes, padding the axes of classes and of examples to the longest."""
+def stack_states(states: Sequence[State], names: Iterable[str] | None = None) -> State:
+    """Joins adapted states (of them only `names`) into one batch of lanes, padding the axes of classes and of examples to the longest."""
 
     def join(name: str) -> Tensor:
         parts = [s[name] for s in states]
@@ -111,7 +111,7 @@ def stack_states(states: Sequence[State]) -> State:
             parts = [pad_axis(part, axis, longest) for part in parts]
         return torch.cat(parts)
 
-    return {name: join(name) for name in states[0]}
+    return {name: join(name) for name in (states[0] if names is None else names)}
 
 
 def split_state(state: State) -> list[State]:

@@ -47,8 +47,9 @@ class Penalised(Protocol):
 class ReadsEach(Protocol):
     """A backbone that reads each lane's parameters where they lie."""
 
-    def features_each(self, params: Sequence[Params], inputs: Tensor) -> Tensor:
-        """As `features` by parameters stacked along a lane axis; params: one for each lane, with a lane axis of one. No gradient."""
+    def features_each(self, params: Sequence[Params], inputs: Tensor, prefix: str = "") -> Tensor:
+        """As `features` by parameters stacked along a lane axis; params: one for each lane, with a lane axis of one, whose names the
+        backbone's stand in behind `prefix`. No gradient."""
         ...
 
 

@@ -120,12 +120,14 @@ class Conv4:
                 maps = attend(params, maps, self.attention)
         return maps.flatten(2)
 
-    def features_each(self, params: Sequence[Params], inputs: Tensor) -> Tensor:
+    def features_each(self, params: Sequence[Params], inputs: Tensor, prefix: str = "") -> Tensor:
         """The same by each lane's own parameters (1, ...), where they lie; stacked where torch is to read them. Without a gradient."""
         native = self.find_native(inputs)
         if native is not None:
-            return native.features_each(inputs, [[lane[name] for name in self._names] for lane in params])
-        return self.features({name: torch.cat([lane[name] for lane in params]) for name in params[0]}, inputs)
+            names = [prefix + name for name in self._names]
+            return native.features_each(inputs, [[lane[name] for name in names] for lane in params])
+        stacked = {name: torch.cat([lane[name] for lane in params]) for name in params[0] if name.startswith(prefix)}
+        return self.features({name.removeprefix(prefix): tensor for name, tensor in stacked.items()}, inputs)
 
     def find_native(self, inputs: Tensor) -> Network | None:
         """What computes the features of such inputs in C, with its derivatives in the parameters; None where torch does."""

@@ -36,10 +36,14 @@ class BlockPlan:
 
 @dataclass(frozen=True)
 class Network:
-    """The blocks of a Conv-4 and the library that runs them. Parameters come as kernel, scale and shift of each block."""
+    """The blocks of a Conv-4 and the library that runs them. Parameters come as kernel, scale and shift of each block.
+
+    strides: of a lane's parameters, where they lie in memory as `conv4.c` reads them.
+    """
 
     library: ctypes.CDLL
     blocks: Array
+    strides: tuple[tuple[int, ...], ...]
     feature_dim: int
 
     def features(self, images: Tensor, params: Sequence[Tensor]) -> Tensor:
@@ -49,7 +53,10 @@ class Network:
 
     def features_each(self, images: Tensor, params: Sequence[Sequence[Tensor]]) -> Tensor:
         """The same by each lane's parameters (1, ...) where they lie, without a derivative."""
-        rows = [[param if _is_whole(param) else _to_rows(param) for param in lane] for lane in params]
+        rows = [
+            [param if param.stride()[1:] == strides else _to_rows(param) for param, strides in zip(lane, self.strides, strict=True)]
+            for lane in params
+        ]
         pointers = np.array([[tensor.data_ptr() for tensor in lane] for lane in rows], dtype=np.int64)
         features = images.new_empty(*images.shape[:2], self.feature_dim)
         self.call("run", images.shape[0], images.shape[1], pointers, images.contiguous(), None, features, count_parts(*images.shape[:2]))
@@ -70,7 +77,9 @@ def count_parts(lanes: int, n: int) -> int:
 def make_network(library: ctypes.CDLL, plans: Sequence[BlockPlan], feature_dim: int) -> Network:
     """The plans as `conv4.c` reads them."""
     rows = [[plan.stride, *plan.size_in, *plan.size, plan.c_in, plan.c_out, plan.groups, int(plan.pools)] for plan in plans]
-    return Network(library, np.array(rows, dtype=np.int32), feature_dim)
+    kernels = [(1, plan.c_out, 3 * plan.c_in * plan.c_out, plan.c_in * plan.c_out) for plan in plans]
+    strides = tuple(each for kernel in kernels for each in (kernel, (1,), (1,)))
+    return Network(library, np.array(rows, dtype=np.int32), strides, feature_dim)
 
 
 def lay_out(kernel: Tensor) -> Tensor:
@@ -171,14 +180,6 @@ def _point(tensors: Sequence[Tensor], lanes: int) -> Array:
     first = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
     step = np.array([tensor.stride(0) * tensor.element_size() if len(tensor) > 1 else 0 for tensor in tensors], dtype=np.int64)
     return first + np.arange(lanes, dtype=np.int64)[:, None] * step
-
-
-def _is_whole(param: Tensor) -> bool:
-    """Whether a lane's parameter (1, ...) lies as `conv4.c` reads it."""
-    if param.dim() == 2:
-        return param.stride(1) == 1
-    c_out, c_in = param.shape[1:3]
-    return param.stride()[1:] == (1, c_out, 3 * c_in * c_out, c_in * c_out)
 
 
 def _address(argument: Tensor | Array | int | None) -> int | None:

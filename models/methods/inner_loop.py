@@ -150,11 +150,12 @@ class GradientLearner:
         return self.sharpen(params, self.outputs(params, state, queries))
 
     def predict_each(self, params: Params, states: Sequence[State], queries: Tensor) -> Tensor:
-        backbone, body = self.backbone, {BODY + name for name in take_body(states[0])}
-        if not body or not isinstance(backbone, ReadsEach):
+        backbone, body, own = self.backbone, _names(params, BODY), states[0].keys()
+        if not isinstance(backbone, ReadsEach) or own.isdisjoint(body):
             return self.predict(params, stack_states(states), queries)
-        features = backbone.features_each([take_body({**params, **state}) for state in states], queries)
-        rest = stack_states([{name: state[name] for name in state if name not in body} for state in states])
+        shared = {name: params[name].unsqueeze(0) for name in body if name not in own}
+        features = backbone.features_each([{**shared, **state} for state in states] if shared else states, queries, BODY)
+        rest = stack_states(states, [name for name in own if name not in body])
         return self.sharpen(params, self.read(params, rest, features))
 
     def embed(self, params: Params, inputs: Tensor) -> Tensor:
