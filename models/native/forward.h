@@ -8,19 +8,25 @@
 
 #define EPSILON ((REAL)1e-5)
 
+/* Adds a row of the map to the sums of each channel: (value - centre), or its square. Row by row, since a long sum rounds more. */
+INLINE void add_row(const Block *b, const REAL *row, const REAL *centre, const int squares, REAL *total) {
+    REAL of_row[MAX_CHANNELS] = {0};
+    for (int x = 0; x < b->width; x++, row += b->c_out)
+        for (int c = 0; c < b->c_out; c++) {
+            const REAL off = row[c] - centre[c];
+            of_row[c] += squares ? off * off : off;
+        }
+    for (int c = 0; c < b->c_out; c++) total[c] += of_row[c];
+}
+
 /* Mean and one over the deviation of each group of an example's channels, over all its places. */
 static void find_statistics(const Block *b, const REAL *sums, REAL *mean, REAL *rstd) {
-    const int c_out = b->c_out, places = b->height * b->width;
-    REAL total[MAX_CHANNELS] = {0}, square[MAX_CHANNELS] = {0}, centre[MAX_CHANNELS];
-    for (int p = 0; p < places; p++)
-        for (int c = 0; c < c_out; c++) total[c] += sums[(ptrdiff_t)p * c_out + c];
+    const ptrdiff_t row = (ptrdiff_t)b->width * b->c_out;
+    REAL total[MAX_CHANNELS] = {0}, square[MAX_CHANNELS] = {0}, centre[MAX_CHANNELS] = {0};
+    for (int y = 0; y < b->height; y++) add_row(b, sums + y * row, centre, 0, total);
     average_groups(b, total, mean);
     spread_groups(b, mean, centre);
-    for (int p = 0; p < places; p++)
-        for (int c = 0; c < c_out; c++) {
-            const REAL off = sums[(ptrdiff_t)p * c_out + c] - centre[c];
-            square[c] += off * off;
-        }
+    for (int y = 0; y < b->height; y++) add_row(b, sums + y * row, centre, 1, square);
     average_groups(b, square, rstd);
     for (int g = 0; g < b->groups; g++) rstd[g] = 1 / (REAL)sqrt(rstd[g] + EPSILON);
 }
