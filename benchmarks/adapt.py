@@ -2,8 +2,8 @@
 
     innerloop benchmark adapt --json [--only 'maml stride 1-shot 16 lanes']
 
-Everybody starts from the same weights, sees the same tasks and walks the same steps; adapted weights must agree to 1e-4 before
-anything is timed. Ours is the public `Learner.adapt` of stacked support sets, which also measures the loss after the last step.
+Everybody starts from the same weights, sees the same tasks and walks the same steps; adapted weights must agree to 1e-4, in float64,
+before anything is timed. Ours is the public `Learner.adapt` of stacked support sets, which also measures the loss after the last step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.adapt_peers import PEERS
-from benchmarks.contenders import check_weights, open_peers
+from benchmarks.contenders import Measure, check_weights, open_checked_peers
 from benchmarks.few_shot import Problem, describe_data, make_problem
 from benchmarks.flops import count_anil, count_forward, count_maml, count_ridge, measure_matmul_rate
 from benchmarks.harness import OURS, Findings, Plan, Row
@@ -75,16 +75,8 @@ def measure(setting: Setting, plan: Plan) -> tuple[Row, dict[str, str]]:
     """The row, and why peers are missing. Raises Disagreement."""
     shape = EpisodeShape(N_WAY, setting.shot, 1, setting.lanes)
     problem = make_problem(setting.method, setting.downsample, shape, setting.steps, plan.device, **OPTIONS[setting.method])
+    field = open_checked_peers(PEERS[setting.method], problem, compare_weights, TOLERANCE)
     ours = our_adaptation(problem)
-    expected = ours()
-    model = problem.make_plain()
-
-    def compare(name: str, result: list[Params] | Params) -> float:
-        weights = stack_weights(result) if isinstance(result, list) else result
-        theirs = to_state(model, weights) if "head.weight" in weights else weights
-        return check_weights(name, theirs, expected, TOLERANCE)
-
-    field = open_peers(PEERS[setting.method], problem, compare)
     rate = measure_matmul_rate(plan.device)
     contenders = {OURS: ours, **field.peers}
     # No warm-up: everybody has just run once, to be compared.
@@ -99,10 +91,23 @@ def measure(setting: Setting, plan: Plan) -> tuple[Row, dict[str, str]]:
         "limit_fraction_as_written": as_written / rate / ours_s,
         "matmul_gflop_per_s": rate / 1e9,
         "differences": field.differences,
+        "differences_in_float32": field.in_float32,
     }
     settings = {"method": setting.method, "backbone": f"conv4-64 {setting.downsample}", "way": N_WAY, "shot": setting.shot}
     row = timings.to_row({**settings, "steps": setting.steps, "lanes": setting.lanes}, limit_s=flops / rate, **details)
     return row, field.missing
+
+
+def compare_weights(problem: Problem, tolerance: float) -> Measure:
+    """How far adapted weights of this problem are from ours."""
+    expected, model = our_adaptation(problem)(), problem.make_plain()
+
+    def compare(name: str, result: list[Params] | Params) -> float:
+        weights = stack_weights(result) if isinstance(result, list) else result
+        theirs = to_state(model, weights) if "head.weight" in weights else weights
+        return check_weights(name, theirs, expected, tolerance)
+
+    return compare
 
 
 def our_adaptation(problem: Problem) -> Callable[[], Params]:

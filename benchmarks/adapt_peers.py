@@ -180,7 +180,7 @@ def plain_ridge(problem: Problem) -> Adapt:
         points = F.normalize(features - centre, dim=1).double()
         goals = F.one_hot(targets, problem.n_way).double() - 1 / problem.n_way
         kernel = points @ points.T + penalty * torch.eye(len(points), dtype=points.dtype, device=points.device)
-        return {"class.weight": (torch.linalg.solve(kernel, goals).T @ points).float()}
+        return {"class.weight": (torch.linalg.solve(kernel, goals).T @ points).to(features.dtype)}
 
     return lambda: [solve(inputs, targets) for inputs, targets in problem.tasks]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,11 @@ BREAKAGES = (ImportError, AttributeError, TypeError, NotImplementedError, Runtim
 """How a library fails that does not fit this torch. Being wrong is none of these."""
 
 
+Measure = Callable[[str, Any], float]
+"""The difference of a named peer's result from ours. Raises Disagreement."""
+CHECKED_TASKS = 4
+
+
 @dataclass(frozen=True)
 class Field:
     """Peers by name, how far the farthest of them ended from us, and why the others are not here."""
@@ -24,9 +30,10 @@ class Field:
     peers: dict[str, Contender] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    in_float32: dict[str, float] = field(default_factory=dict)
 
 
-def open_peers(makers: Mapping[str, Callable[[Problem], Contender]], problem: Problem, measure: Callable[[str, Any], float]) -> Field:
+def open_peers(makers: Mapping[str, Callable[[Problem], Contender]], problem: Problem, measure: Measure) -> Field:
     """Makes every peer and runs it once. measure: the difference of a named peer's result from ours; raises Disagreement."""
     field = Field()
     for name, make in makers.items():
@@ -39,6 +46,23 @@ def open_peers(makers: Mapping[str, Callable[[Problem], Contender]], problem: Pr
         field.differences[name] = measure(name, result)
         field.peers[name] = contender
     return field
+
+
+def open_checked_peers(
+    makers: Mapping[str, Callable[[Problem], Contender]],
+    problem: Problem,
+    make_measure: Callable[[Problem, float], Measure],
+    tolerance: float,
+) -> Field:
+    """The peers of `problem`, each run once, after they have agreed in float64 on its first tasks. Raises Disagreement.
+
+    make_measure: how far a result of this problem is from ours, and at most may be. differences are those in float64, `in_float32` those
+    of what will be timed, which nobody is held to (see `Problem.to_float64`)."""
+    exact = problem.to_float64(CHECKED_TASKS)
+    checked = open_peers(makers, exact, make_measure(exact, tolerance))
+    field = open_peers({name: makers[name] for name in checked.peers}, problem, make_measure(problem, math.inf))
+    held = {name: checked.differences[name] for name in field.peers}
+    return Field(field.peers, held, {**checked.missing, **field.missing}, in_float32=field.differences)
 
 
 def check_weights(name: str, theirs: Params, ours: Params, tolerance: float) -> float:

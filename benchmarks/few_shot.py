@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from models.episodes.location import VARIABLE, find_data_folder
 from models.episodes.omniglot import FILE
 from models.learner import Learner
 from models.methods import build_learner
-from models.support import Params, make_support, stack_supports
+from models.support import Params, Support, make_support, stack_supports
 
 IMAGE = (1, 28, 28)
 INNER_LR = 0.1
@@ -52,7 +52,18 @@ class Problem:
 
     def make_plain(self) -> PlainConv4:
         """The peers' network with our weights."""
-        return make_plain(self.backbone, take_body(self.params), self.n_way, str(self.inputs.device))
+        return make_plain(self.backbone, take_body(self.params), self.n_way).to(self.inputs)
+
+    def to_float64(self, tasks: int) -> Problem:
+        """The first tasks with twice the digits: there all must agree, and in float32 they cannot.
+
+        Where two places of a pooling window differ in the last digit, each order of summation chooses its own, and the weights after a
+        few steps are a thousandth apart."""
+        support, batch = self.episodes.support, self.episodes
+        first = Support(support.inputs[:tasks].double(), support.targets[:tasks], support.mask[:tasks], support.class_mask[:tasks])
+        episodes = EpisodeBatch(first, batch.query_inputs[:tasks].double(), batch.query_targets[:tasks])
+        params = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in self.params.items()}
+        return replace(self, params=params, episodes=episodes)
 
 
 def make_problem(method: str, downsample: str, shape: EpisodeShape, steps: int, device: str = "cpu", **options: Any) -> Problem:

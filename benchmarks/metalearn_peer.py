@@ -44,7 +44,7 @@ class SharpCrossEntropy(CrossEntropy):  # type: ignore[misc]  # the library has 
 def make_algorithm(problem: Problem, *, learn_sharpness: bool) -> Any:
     """MAML by this library; an outer optimizer that changes nothing, so that every step is the same. Its graph is second order."""
     plain = problem.make_plain()
-    network = KeywordConv4(problem.backbone, problem.n_way)
+    network = KeywordConv4(problem.backbone, problem.n_way).to(problem.inputs)
     network.load_state_dict(plain.state_dict())
     model = MAML_Model(backbone=network, head=Passing())
     inner = InnerSGD(model.get_fast_weights(), first_order=False, inner_lr=problem.lr, max_inner_steps=problem.steps, learn_lr=False)

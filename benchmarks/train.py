@@ -3,17 +3,19 @@
     innerloop benchmark train --json
 
 A step is the meta-gradient of 16 tasks, 5-way 1-shot, five inner steps, one query a class. What comes after it (clipping, Adam, the
-moving average) is the same few tensors for everybody, so it is left out. Gradients must agree to a relative 1e-3 before any is timed.
+moving average) is the same few tensors for everybody, so it is left out. Gradients must agree to a relative 1e-3, in float64, before any is
+timed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from benchmarks.adapt import N_WAY, OPTIONS, STEPS
-from benchmarks.contenders import check_gradients, open_peers
+from benchmarks.contenders import Measure, check_gradients, open_checked_peers
 from benchmarks.few_shot import Problem, describe_data, make_problem
 from benchmarks.harness import OURS, Findings, Plan, Row
 from benchmarks.timing import time_paired
@@ -42,14 +44,20 @@ def measure(downsample: str, plan: Plan) -> tuple[Row, dict[str, str]]:
     """The row, and why peers are missing. Raises Disagreement."""
     tasks = QUICK_TASKS if plan.quick else TASKS
     problem = make_problem("maml", downsample, EpisodeShape(N_WAY, 1, 1, tasks), STEPS, plan.device, **OPTIONS["maml"])
+    field = open_checked_peers(PEERS, problem, compare_gradients, TOLERANCE)
     ours = our_gradient(problem)
-    expected = ours()
-    field = open_peers(PEERS, problem, lambda name, theirs: check_gradients(name, theirs, expected, TOLERANCE))
     contenders = {OURS: ours, **field.peers}
     # No warm-up: everybody has just run once, to be compared.
     timings = time_paired(contenders, repetitions=plan.repetitions(30), warm_up=0, budget_s=BUDGET_S, device=plan.device)
     settings = {"method": "maml", "backbone": f"conv4-64 {downsample}", "way": N_WAY, "shot": 1, "steps": STEPS, "tasks": tasks}
-    return timings.to_row(settings, steps_per_s=1 / timings.median_s(OURS), differences=field.differences), field.missing
+    details: dict[str, Any] = {"differences": field.differences, "differences_in_float32": field.in_float32}
+    return timings.to_row(settings, limit_s=None, steps_per_s=1 / timings.median_s(OURS), **details), field.missing
+
+
+def compare_gradients(problem: Problem, tolerance: float) -> Measure:
+    """How far meta-gradients of this problem are from ours."""
+    expected = our_gradient(problem)()
+    return lambda name, theirs: check_gradients(name, theirs, expected, tolerance)
 
 
 def our_gradient(problem: Problem) -> Callable[[], Params]:

@@ -20,7 +20,7 @@ from models.support import Params
 
 @pytest.fixture(scope="module")
 def problem() -> Problem:
-    return make_problem("maml", "pool", EpisodeShape(5, 2, 1, 2), 5, **OPTIONS["maml"])
+    return make_problem("maml", "pool", EpisodeShape(5, 2, 1, 2), 5, **OPTIONS["maml"]).to_float64(2)
 
 
 def test_the_plain_loop_walks_our_way_and_both_move(problem: Problem) -> None:

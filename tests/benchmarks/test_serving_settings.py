@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from benchmarks import cache, serve
-from benchmarks.harness import Plan, Refused
+from benchmarks.catalogue import Refused
+from benchmarks.harness import Plan
 from benchmarks.http_contenders import list_peers
 from benchmarks.service_tasks import settled_interpreter
 
