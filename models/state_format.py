@@ -23,6 +23,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from safetensors import SafetensorError, TensorSpec, serialize
@@ -41,6 +42,9 @@ HEAD_NAME, HEAD, CHECK = "head", struct.Struct("<B8sHI"), struct.Struct("<I")
 
 MANY = 1024
 """Smaller tensors (biases, scales, a first convolution) move furthest and matter most, and cost little."""
+
+find_padded_axes = cache(padded_axes)
+"""Names are few, and asked of for every state."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class StateFormat:
         return dict(zip(group.names, tensors, strict=True))
 
     def _shape(self, name: str, counts: Mapping[str, int]) -> torch.Size:
-        padded = [counts[mask] for mask in padded_axes(name)]
+        padded = [counts[mask] for mask in find_padded_axes(name)]
         return torch.Size((1, *padded, *self.template[name].shape[1 + len(padded) :]))
 
 

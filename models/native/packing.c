@@ -2,7 +2,7 @@
  *
  * A group is blocks of rows, packed as one: `scales`, then `upper` (int8 or int16), then `pairs` of lower four bits, those of the first half
  * of all numbers beside those of the second. Kernels are multiplied with laid out (3, 3, c_in, c_out), so the numbers of a row of c_out lie
- * across all of their memory: TILE rows are moved at once, and what a cache line brings is used whole.
+ * across all of their memory: TILE rows are moved at once, four by four in registers, and what a cache line brings is used whole.
  *
  * Compiled with -ffp-contract=off: a product that is not rounded before its sum would be another number than torch's.
  */
@@ -14,11 +14,12 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
-#define TILE 16
+#define TILE 32
 #define INFINITE 0x7f800000 /* the bits of infinity: those of numbers are below, those of NaN above, the sign left out */
 #define WITHOUT_SIGN 0x7fffffff
 
 typedef int16_t unaligned_int16 __attribute__((aligned(1), may_alias));
+typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
 typedef int32_t float_bits __attribute__((may_alias));
 
 /* Float32 rows in memory: a row's numbers are counted along three axes, the last one fastest. Strides are in numbers. */
@@ -49,17 +50,39 @@ static float *make_tile(const Block *blocks, int n_blocks) {
     return malloc((TILE + 1) * most * sizeof(float));
 }
 
+/* Four rows of four columns, between memory, where the rows of a column are neighbours, and the tile. */
+INLINE void turn_rows(const float *const *from, float *const *to) {
+    const four a = *(const four *)from[0], b = *(const four *)from[1], c = *(const four *)from[2], d = *(const four *)from[3];
+    for (int i = 0; i < 4; i++) *(four *)to[i] = (four){a[i], b[i], c[i], d[i]};
+}
+
+/* TILE rows of four columns, which begin `at` in memory. */
+INLINE void turn_columns(float *const *at, float *tile, int64_t length, const int outward) {
+    for (int r = 0; r < TILE; r += 4) {
+        float *const columns[4] = {at[0] + r, at[1] + r, at[2] + r, at[3] + r};
+        float *const rows[4] = {tile + r * length, tile + (r + 1) * length, tile + (r + 2) * length, tile + (r + 3) * length};
+        if (outward) turn_rows((const float *const *)rows, columns);
+        else turn_rows((const float *const *)columns, rows);
+    }
+}
+
 /* `count` rows of a block from `first` on, between memory and the tile, where each is whole. */
-INLINE void move_rows(const Block *b, int64_t first, const int count, float *tile, const int outward) {
+INLINE void move_rows(const Block *b, int64_t first, int count, float *tile, const int outward) {
     const int64_t length = columns(b);
+    const int turns = b->row == 1 && count == TILE;
+    float *at[4];
     int64_t column = 0;
     for (int64_t i = 0; i < b->size[0]; i++)
         for (int64_t j = 0; j < b->size[1]; j++)
             for (int64_t k = 0; k < b->size[2]; k++, column++) {
-                float *at = b->numbers + first * b->row + i * b->stride[0] + j * b->stride[1] + k * b->stride[2];
-                for (int r = 0; r < count; r++)
-                    if (outward) at[r * b->row] = tile[r * length + column];
-                    else tile[r * length + column] = at[r * b->row];
+                float *from = b->numbers + first * b->row + i * b->stride[0] + j * b->stride[1] + k * b->stride[2];
+                at[column % 4] = from;
+                if (turns && column < length / 4 * 4) {
+                    if (column % 4 == 3) turn_columns(at, tile + column - 3, length, outward);
+                } else
+                    for (int r = 0; r < count; r++)
+                        if (outward) from[r * b->row] = tile[r * length + column];
+                        else tile[r * length + column] = from[r * b->row];
             }
 }
 
@@ -70,14 +93,12 @@ static int is_whole(const Block *b) {
 static void read_rows(const Block *b, int64_t first, int count, float *tile) {
     if (is_whole(b))
         for (int r = 0; r < count; r++) memcpy(tile + r * columns(b), b->numbers + (first + r) * b->row, columns(b) * sizeof(float));
-    else if (count == TILE) move_rows(b, first, TILE, tile, 0);
     else move_rows(b, first, count, tile, 0);
 }
 
 static void write_rows(const Block *b, int64_t first, int count, float *tile) {
     if (is_whole(b))
         for (int r = 0; r < count; r++) memcpy(b->numbers + (first + r) * b->row, tile + r * columns(b), columns(b) * sizeof(float));
-    else if (count == TILE) move_rows(b, first, TILE, tile, 1);
     else move_rows(b, first, count, tile, 1);
 }
 
