@@ -20,7 +20,7 @@ from models.backbones.attention import attend, init_attention
 from models.backbones.conv4_native import BlockPlan, Network, lay_out, make_network
 from models.backbones.lanes import group_normalise, lane_conv, max_pool, scale_and_shift
 from models.errors import InvalidOptions
-from models.native.library import find_library
+from models.native.library import MOST_CHANNELS, find_library
 from models.support import Params
 
 BLOCKS = 4
@@ -109,7 +109,7 @@ class Conv4:
     def features(self, params: Params, inputs: Tensor) -> Tensor:
         """(lanes, n, channels, height, width) to (lanes, n, feature_dim), with shared or per-lane parameters."""
         native = self.find_native(inputs)
-        if native is not None:
+        if native is not None and inputs.shape[2:] == self.input_shape:
             return native.features(inputs, [params[name] for name in self._names])
         maps = inputs
         for block in range(1, BLOCKS + 1):
@@ -123,7 +123,7 @@ class Conv4:
     def features_each(self, params: Sequence[Params], inputs: Tensor, prefix: str = "") -> Tensor:
         """The same by each lane's own parameters (1, ...), where they lie; stacked where torch is to read them. Without a gradient."""
         native = self.find_native(inputs)
-        if native is not None:
+        if native is not None and inputs.shape[2:] == self.input_shape:
             names = [prefix + name for name in self._names]
             return native.features_each(inputs, [[lane[name] for name in names] for lane in params])
         stacked = {name: torch.cat([lane[name] for lane in params]) for name in params[0] if name.startswith(prefix)}
@@ -149,6 +149,8 @@ class Conv4:
     @cached_property
     def _networks(self) -> dict[torch.dtype, Network]:
         """By number type, where there is a library for it."""
+        if max(self.block_widths) > MOST_CHANNELS:
+            return {}
         found = {dtype: find_library(dtype, math.gcd(*self.block_widths)) for dtype in (torch.float32, torch.float64)}
         return {dtype: make_network(library, self._plans, self.feature_dim) for dtype, library in found.items() if library is not None}
 

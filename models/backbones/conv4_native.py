@@ -38,23 +38,26 @@ class BlockPlan:
 class Network:
     """The blocks of a Conv-4 and the library that runs them. Parameters come as kernel, scale and shift of each block.
 
-    strides: of a lane's parameters, where they lie in memory as `conv4.c` reads them.
+    shapes: of a lane's parameters. strides: theirs, where they lie in memory as `conv4.c` reads them.
     """
 
     library: ctypes.CDLL
     blocks: Array
+    shapes: tuple[tuple[int, ...], ...]
     strides: tuple[tuple[int, ...], ...]
     feature_dim: int
 
     def features(self, images: Tensor, params: Sequence[Tensor]) -> Tensor:
-        """(lanes, n, c, h, w) to (lanes, n, feature_dim); params ([lanes,] ...). Differentiable twice in the parameters."""
+        """(lanes, n, c, h, w) to (lanes, n, feature_dim); params ([lanes,] ...). Twice differentiable in these. Raises ValueError."""
+        for param, shape in zip(params, self.shapes, strict=True):
+            _check(param, images, shape if param.dim() == len(shape) else (len(images), *shape))
         features: Tensor = _Features.apply(self, images.contiguous(), *params)  # type: ignore[no-untyped-call]
         return features
 
     def features_each(self, images: Tensor, params: Sequence[Sequence[Tensor]]) -> Tensor:
-        """The same by each lane's parameters (1, ...) where they lie, without a derivative."""
+        """The same by each lane's parameters (1, ...) where they lie, without a derivative. Raises ValueError."""
         rows = [
-            [param if param.stride()[1:] == strides else _to_rows(param) for param, strides in zip(lane, self.strides, strict=True)]
+            [_check(param, images, (1, *shape), strides) for param, shape, strides in zip(lane, self.shapes, self.strides, strict=True)]
             for lane in params
         ]
         pointers = np.array([[tensor.data_ptr() for tensor in lane] for lane in rows], dtype=np.int64)
@@ -77,9 +80,10 @@ def count_parts(lanes: int, n: int) -> int:
 def make_network(library: ctypes.CDLL, plans: Sequence[BlockPlan], feature_dim: int) -> Network:
     """The plans as `conv4.c` reads them."""
     rows = [[plan.stride, *plan.size_in, *plan.size, plan.c_in, plan.c_out, plan.groups, int(plan.pools)] for plan in plans]
+    shapes = tuple(shape for plan in plans for shape in ((plan.c_out, plan.c_in, 3, 3), (plan.c_out,), (plan.c_out,)))
     kernels = [(1, plan.c_out, 3 * plan.c_in * plan.c_out, plan.c_in * plan.c_out) for plan in plans]
     strides = tuple(each for kernel in kernels for each in (kernel, (1,), (1,)))
-    return Network(library, np.array(rows, dtype=np.int32), strides, feature_dim)
+    return Network(library, np.array(rows, dtype=np.int32), shapes, strides, feature_dim)
 
 
 def lay_out(kernel: Tensor) -> Tensor:
@@ -157,6 +161,15 @@ class _Gradients(torch.autograd.Function):
     def backward(ctx: Any, *directions: Tensor) -> Any:
         features, gradients = ctx.run.push(*ctx.saved_tensors, directions)
         return None, features, *gradients
+
+
+def _check(param: Tensor, images: Tensor, shape: tuple[int, ...], strides: tuple[int, ...] | None = None) -> Tensor:
+    """The parameter as rows, where `strides` does not say that it lies so. What the C is handed must be what it takes it for: it would
+    read whatever memory is there. Raises ValueError."""
+    if param.shape != shape or param.dtype is not images.dtype or not param.is_cpu:
+        found = f"{param.dtype} {tuple(param.shape)} on {param.device}"
+        raise ValueError(f"a parameter is {found}, expected {images.dtype} {shape} on cpu")
+    return param if strides is None or param.stride()[1:] == strides else _to_rows(param)
 
 
 def _to_rows(param: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ _CONV4 = {
     "push": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
 }
 _PACKING = {name: [_POINTER, _INT, _INT, _POINTER, _LONG, _POINTER] for name in ("pack", "unpack")}
+MOST_CHANNELS = 512
+"""`MAX_CHANNELS` of network.h: what the C has room for."""
 _RANK = {"DEFAULT": 0, "AVX2": 1, "AVX512": 2}
 _NUMBERS = {torch.float32: "float32", torch.float64: "float64"}
 

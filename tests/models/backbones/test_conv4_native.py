@@ -135,7 +135,7 @@ def test_a_gradient_lies_in_memory_as_the_kernels_do() -> None:
     assert gradient.stride() == laid["conv2.weight"].stride()
 
 
-@pytest.mark.parametrize("options", [{"extra": [2]}, {"attention": 4}, {"widths": [12, 12, 12, 12]}])
+@pytest.mark.parametrize("options", [{"extra": [2]}, {"attention": 4}, {"widths": [12, 12, 12, 12]}, {"filters": 528}])
 def test_a_network_that_is_not_only_plain_blocks_of_whole_vectors_is_left_to_torch(options: dict[str, Any]) -> None:
     assert make((1, 28, 28), **options).find_native(torch.zeros(1)) is None
 
@@ -144,3 +144,27 @@ def test_inputs_that_are_to_be_differentiated_in_or_are_half_as_long_are_left_to
     backbone = make((1, 28, 28))
     assert backbone.find_native(torch.zeros(1, requires_grad=True)) is None
     assert backbone.find_native(torch.zeros(1, dtype=torch.bfloat16)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("conv2.weight", torch.zeros(16, 16, 3, 2)),
+        ("norm1.scale", torch.zeros(15)),
+        ("norm3.shift", torch.zeros(16, dtype=torch.float64)),
+        ("conv1.weight", torch.zeros(3, 16, 1, 3, 3)),
+    ],
+)
+def test_a_parameter_that_is_not_what_the_network_reads_is_refused(name: str, wrong: Tensor) -> None:
+    backbone = make((1, 20, 20))
+    params, inputs = {**draw_params(backbone, 0, 1, torch.float32), name: wrong}, torch.zeros(2, 3, 1, 20, 20)
+    with pytest.raises(ValueError, match="a parameter is torch"):
+        backbone.features(params, inputs)
+    with pytest.raises(ValueError, match="a parameter is torch"):
+        backbone.features_each([{key: tensor.unsqueeze(0) for key, tensor in params.items()}] * 2, inputs)
+
+
+def test_images_of_another_size_are_left_to_torch() -> None:
+    backbone = make((1, 20, 20))
+    params, inputs = draw_params(backbone, 0, 1), draw(1, 2, 1, 24, 24, seed=1)
+    assert torch.equal(backbone.features(params, inputs), by_torch(lambda: backbone.features(params, inputs)))

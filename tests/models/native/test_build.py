@@ -10,7 +10,7 @@ import torch
 from models.backbones import Conv4
 from models.native import build
 from models.native.build import AVX2, AVX512, LIBRARIES, PLAIN, build_libraries, find_compiler, library_path, list_instruction_sets
-from models.native.library import find_library
+from models.native.library import MOST_CHANNELS, find_library
 
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="SKIPPED-COMPILER: no C compiler")
 
@@ -43,6 +43,10 @@ def test_without_a_compiler_nothing_is_built_and_torch_does_the_work(tmp_path: P
     assert backbone.find_native(torch.zeros(1)) is None
     features = backbone.features(backbone.init(torch.Generator().manual_seed(0)), torch.rand(1, 2, 1, 28, 28))
     assert features.shape == (1, 2, backbone.feature_dim)
+
+
+def test_both_languages_agree_on_how_many_channels_there_is_room_for() -> None:
+    assert f"#define MAX_CHANNELS {MOST_CHANNELS}\n" in (build.FOLDER / "network.h").read_text()
 
 
 def test_channels_that_no_vector_divides_have_no_library() -> None:
