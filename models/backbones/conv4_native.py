@@ -97,7 +97,7 @@ class _Pass:
 
     def __init__(self, network: Network, images: Tensor, params: Sequence[Tensor], *, keep: bool) -> None:
         self.network, self.lanes, self.n = network, images.shape[0], images.shape[1]
-        self.shared = [param.dim() == (4 if index % 3 == 0 else 1) for index, param in enumerate(params)]
+        self.shared = [param.dim() == len(shape) for param, shape in zip(params, network.shapes, strict=True)]
         self.rows = [_to_rows(param) for param in params]
         self.pointers = _point(self.rows, self.lanes)
         size = network.library.trace_size(network.blocks.ctypes.data, len(network.blocks), self.n)

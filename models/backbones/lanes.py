@@ -1,4 +1,4 @@
-"""Layers that take shared or per-lane parameters: one code path for meta-training, adapting and serving.
+"""Layers that take shared or per-lane parameters: one code path for meta-training, adapting and serving, wherever `conv4_native` is not it.
 
 A parameter without a lane axis is shared by all lanes and its layer is one large operation; a parameter with a
 leading lane axis is each task's own and its layer becomes a grouped operation. Measured on one core for a second-order

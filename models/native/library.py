@@ -38,7 +38,7 @@ def find_library(dtype: torch.dtype, channels: int) -> ctypes.CDLL | None:
 def find_packing() -> ctypes.PyDLL | None:
     """The widest `packing.c` this CPU can run; None where none was built.
 
-    Its calls keep the interpreter lock: they take less than a tenth of a millisecond, and a busy thread gives a lock back after five.
+    Its calls keep the interpreter lock: they take less than a tenth of a millisecond, and to get it back from a busy thread takes longer.
     """
     paths = [library_path(instructions, "packing") for instructions in list_instruction_sets() if has(instructions)]
     return next((load_packing(path) for path in paths if path.exists()), None)
