@@ -127,9 +127,10 @@ class AdaptJob:
 
 @dataclass(frozen=True)
 class Phases:
-    """Where the milliseconds went: waiting for the device, on the device, and turning results into bytes."""
+    """Where the milliseconds went: waiting for the device, to it and back in a batch, on the device, and turning results into bytes."""
 
     queue_ms: float = 0.0
+    batch_ms: float = 0.0
     device_ms: float = 0.0
     encode_ms: float = 0.0
     lanes: int = 1

@@ -4,12 +4,12 @@
 |--------------------------------------|-----------|----------------------|---------------------------------------------------------|
 | `innerloop_tasks_created_total`      | counter   | initializer          | tasks made; an equal request to a live task makes none  |
 | `innerloop_adaptations_total`        | counter   | outcome              | ready, failed, released (given back), superseded        |
-| `innerloop_adaptation_phase_seconds` | histogram | phase                | queue_wait, choose, queue, device, encode, warm_start, store |
+| `innerloop_adaptation_phase_seconds` | histogram | phase                | queue_wait, choose, queue, batch, device, encode, ... store |
 | `innerloop_lanes_per_batch`          | histogram | work                 | lanes joined in one device batch: adapt or predict      |
 | `innerloop_queue_depth`              | gauge     | queue                | lanes waiting: adapt, predict; `rows`: unfinished rows  |
 | `innerloop_states_total`             | counter   | tier, event          | tier device or cache; event hit, miss, evict            |
 | `innerloop_predictions_total`        | counter   | initializer          | queries answered                                        |
-| `innerloop_prediction_phase_seconds` | histogram | phase                | queue, device, encode, total                            |
+| `innerloop_prediction_phase_seconds` | histogram | phase                | queue, batch, device, encode, total                     |
 | `innerloop_reloads_total`            | counter   | initializer, outcome | changed, unchanged, rejected                            |
 | `innerloop_initializer_version`      | gauge     | initializer          | the current version, as this process knows it           |
 | `innerloop_event_loop_lag_seconds`   | histogram | none                 | how late the event loop is, looked at ten times a second |

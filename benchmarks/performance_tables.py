@@ -10,7 +10,7 @@ from benchmarks.reports import Reports, Row
 
 NOTHING = "-"
 METHODS = ("maml", "anil", "protonet", "ridge")
-PHASES = ("decode", "queue_wait", "choose", "queue", "device", "encode", "store", "in_service", "outside")
+PHASES = ("decode", "queue_wait", "choose", "queue", "batch", "device", "encode", "store", "in_service", "outside")
 """Owners of a request's milliseconds in the order in which they have it; others come behind them."""
 Setting = Mapping[str, Any]
 

@@ -40,15 +40,15 @@ TASK: Json = {
     "has_query": False,
     "loss": [0.0],
     "accuracy": [1.0],
-    "timings_ms": {"queue_wait": 129.721, "queue": 0.176, "device": 2.806, "encode": 0.809, "store": 0.018},
+    "timings_ms": {"queue_wait": 0.0, "queue": 0.083, "batch": 0.195, "device": 2.077, "encode": 0.473, "store": 0.016},
     "warm_start": None,
     "selection": None,
     "attempts": 1,
     "error": None,
-    "created_at": "2026-11-21T10:50:12.963448+00:00",
-    "started_at": "2026-11-21T10:50:13.093169+00:00",
-    "finished_at": "2026-11-21T10:50:13.202885+00:00",
-    "expires_at": "2026-11-21T11:50:12.963448+00:00",
+    "created_at": "2026-11-21T16:11:21.360736+00:00",
+    "started_at": "2026-11-21T16:11:21.360736+00:00",
+    "finished_at": "2026-11-21T16:11:21.365371+00:00",
+    "expires_at": "2026-11-21T17:11:21.360736+00:00",
     "links": _links(_ID),
 }
 
@@ -65,19 +65,19 @@ _SELECTION: Json = {
     "requested": "auto",
     "chosen": {"initializer": "omniglot-protonet", "version": 1, "steps": 0},
     "tried": [
-        _trial("omniglot-protonet", 0, 0.010282, 0.00952, 36.034),
-        _trial("omniglot-protomaml", 2, 0.010763, 0.009965, 212.718),
-        _trial("omniglot-relationnet", 0, 0.010999, 0.010184, 31.104),
+        _trial("omniglot-protonet", 0, 0.010282, 0.00952, 4.095),
+        _trial("omniglot-protomaml", 2, 0.010763, 0.009965, 18.738),
+        _trial("omniglot-relationnet", 0, 0.010999, 0.010184, 4.106),
     ],
     "not_tried": [
-        _candidate("omniglot-protomaml", 1, 0.010763, reason="budget"),
-        _candidate("omniglot-boil", 2, 0.011486, reason="too_slow"),
+        _candidate("omniglot-learned-optimizer", 1, 0.019224, reason="budget"),
+        _candidate("omniglot-mamlpp", 6, 0.020198, reason="budget"),
     ],
     "failed": [],
     "held_out_examples": 4,
     "prior_examples": 50.0,
     "budget_ms": 500.0,
-    "ms": 565.304,
+    "ms": 511.971,
 }
 
 AUTO_TASK: Json = {
@@ -86,12 +86,12 @@ AUTO_TASK: Json = {
     "name": "four strokes",
     "support": {"n_support": 4, "classes": {"bar": 2, "dash": 2}},
     "loss": [0.0],
-    "timings_ms": {"queue_wait": 115.917, "choose": 644.296, "queue": 12.217, "device": 2.727, "encode": 3.779, "store": 0.022},
+    "timings_ms": {"queue_wait": 0.0, "choose": 526.476, "queue": 0.076, "batch": 0.309, "device": 2.135, "encode": 0.702, "store": 0.026},
     "selection": _SELECTION,
-    "created_at": "2026-11-21T10:50:13.392013+00:00",
-    "started_at": "2026-11-21T10:50:13.507930+00:00",
-    "finished_at": "2026-11-21T10:50:14.287092+00:00",
-    "expires_at": "2026-11-21T11:50:13.392013+00:00",
+    "created_at": "2026-11-21T16:11:21.377828+00:00",
+    "started_at": "2026-11-21T16:11:21.377828+00:00",
+    "finished_at": "2026-11-21T16:11:21.908912+00:00",
+    "expires_at": "2026-11-21T17:11:21.377828+00:00",
     "links": _links(_AUTO_ID),
 }
 
@@ -103,20 +103,20 @@ WARM_TASK: Json = {
     "serving": {"revision": 1, "initializer": _SINUSOID},
     "options": {"steps": None, "warm_start": True},
     "support": {"n_support": 6, "classes": {}},
-    "loss": [0.2381, 0.1309, 0.0743, 0.0457, 0.0297, 0.0198],
+    "loss": [0.6001, 0.2164, 0.1211, 0.0738, 0.0465, 0.0301],
     "accuracy": [],
-    "timings_ms": {"queue_wait": 48.629, "queue": 3.021, "device": 3.069, "encode": 0.586, "warm_start": 155.058, "store": 0.0},
+    "timings_ms": {"queue_wait": 0.0, "queue": 0.074, "batch": 0.374, "device": 4.262, "encode": 0.691, "warm_start": 35.523, "store": 0.0},
     "warm_start": {
         "kept": True,
         "code": "kept",
-        "reason": "It is better than the usual start: held-out loss 0.448 against 2.954, on 6 examples.",
+        "reason": "It is better than the usual start: held-out loss 1.089 against 2.954, on 6 examples.",
         "from_task": "task_01m7yvt843a00e3qfar1kdtbd6",
-        "held_out": {"cold": 2.953615427017212, "warm": 0.44801008701324463},
+        "held_out": {"cold": 2.953615427017212, "warm": 1.088891863822937},
     },
-    "created_at": "2026-11-21T10:53:13.055231+00:00",
-    "started_at": "2026-11-21T10:53:13.103860+00:00",
-    "finished_at": "2026-11-21T10:53:13.331187+00:00",
-    "expires_at": "2026-11-21T11:53:13.055231+00:00",
+    "created_at": "2026-11-21T16:11:21.914004+00:00",
+    "started_at": "2026-11-21T16:11:21.914004+00:00",
+    "finished_at": "2026-11-21T16:11:21.956348+00:00",
+    "expires_at": "2026-11-21T17:11:21.914004+00:00",
     "links": _links(_WAVE_ID),
 }
 
@@ -156,8 +156,8 @@ _PLAIN: Json = {
     "revision": 1,
     "initializer": _PROTONET,
     "predictions": [{"label": "bar", "probabilities": {"bar": 1.0, "dash": 2.6942696337850514e-11}, "unknown": 2.5694836949696764e-05}],
-    "timings_ms": {"decode": 0.656, "queue": 0.122, "device": 1.335, "encode": 0.0, "total": 4.268},
-    "created_at": "2026-11-21T10:50:21.258958+00:00",
+    "timings_ms": {"decode": 0.719, "queue": 0.059, "batch": 0.254, "device": 1.36, "encode": 0.0, "total": 1.833},
+    "created_at": "2026-11-21T16:11:22.064958+00:00",
 }
 
 PREDICTIONS: Json = {
@@ -176,8 +176,8 @@ PREDICTIONS: Json = {
             ],
         }
     ],
-    "timings_ms": {"decode": 0.677, "queue": 0.246, "device": 15.277, "encode": 0.0, "total": 67.251},
-    "created_at": "2026-11-21T10:50:21.074861+00:00",
+    "timings_ms": {"decode": 0.601, "queue": 0.059, "batch": 0.263, "device": 2.784, "encode": 0.0, "total": 6.946},
+    "created_at": "2026-11-21T16:11:22.074861+00:00",
 }
 
 ANSWERS: dict[str, Any] = {"Plain": _PLAIN, "With explain=true": PREDICTIONS}

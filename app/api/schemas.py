@@ -73,8 +73,8 @@ class TaskJson(BaseModel):
     )
     accuracy: list[float | None]
     timings_ms: dict[str, float] = Field(
-        description="Phases of the latest adaptation: `queue_wait` until a worker took it, `choose` where `auto` chose, `queue`, `device` "
-        "and `encode` of the adaptation from the usual start, `warm_start` what looking for another start cost on top, `store`."
+        description="Phases of the latest adaptation: `queue_wait` until a worker took it, `choose` where `auto` chose, `queue`, `batch`, "
+        "`device` and `encode` of the adaptation from the usual start, `warm_start` what looking for another start cost on top, `store`."
     )
     selection: SelectionJson | None = Field(None, description="Null for a task that named its initializer.")
     warm_start: WarmStartJson | None = Field(None, description="Null while not finished, and for a task that did not ask for it.")
@@ -121,7 +121,10 @@ class PredictionSetJson(BaseModel):
     revision: int
     initializer: InitializerName
     predictions: list[PredictionJson]
-    timings_ms: dict[str, float]
+    timings_ms: dict[str, float] = Field(
+        description="`decode` of the body, `queue` for the device, `batch` to the device and back, `device`, `encode`; "
+        "`total` of all but `decode`."
+    )
     created_at: datetime
 
 

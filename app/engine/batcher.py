@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Generic, TypeVar
 
 from app.errors import Draining, Overloaded
@@ -18,8 +19,11 @@ from app.errors import Draining, Overloaded
 T = TypeVar("T")
 R = TypeVar("R")
 
-Run = Callable[[Hashable, Sequence[T]], Sequence[R | Exception]]
-"""Runs one batch of one bucket on the device, blocking; one result, or one error as a value, per lane and in their order."""
+Run = Callable[[Hashable, Sequence[T], float], Sequence[R | Exception]]
+"""Runs one batch of one bucket on the device, blocking; one result, or one error as a value, per lane and in their order.
+
+The third argument is when the batch was taken out of the queue, by time.perf_counter.
+"""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Batcher(Generic[T, R]):
     async def _serve_batch(self, batch: dict[asyncio.Future[R], _Lane[T]]) -> None:
         bucket = next(iter(batch.values())).bucket
         items = [lane.item for lane in batch.values()]
-        results = await asyncio.get_running_loop().run_in_executor(self._executor, self._run_halving, bucket, items)
+        results = await asyncio.get_running_loop().run_in_executor(self._executor, self._run_halving, bucket, items, perf_counter())
         for future, result in zip(batch, results, strict=True):
             if isinstance(result, Exception):
                 _fail(future, result)
@@ -140,19 +144,19 @@ class Batcher(Generic[T, R]):
             del self._waiting[future]
         return batch
 
-    def _run_halving(self, bucket: Hashable, items: Sequence[T]) -> list[R | Exception]:
+    def _run_halving(self, bucket: Hashable, items: Sequence[T], taken: float) -> list[R | Exception]:
         """One result or error per item. Runs in the device thread; one guilty lane costs about 2 log2(lanes) more runs."""
         try:
-            return self._run_counted(bucket, items)
+            return self._run_counted(bucket, items, taken)
         except Exception as fault:
             if len(items) == 1:
                 return [fault]
         # Outside the except block: there the traceback would still hold the tensors of the failed batch, and its memory.
         half = len(items) // 2
-        return self._run_halving(bucket, items[:half]) + self._run_halving(bucket, items[half:])
+        return self._run_halving(bucket, items[:half], taken) + self._run_halving(bucket, items[half:], taken)
 
-    def _run_counted(self, bucket: Hashable, items: Sequence[T]) -> list[R | Exception]:
-        results = list(self._run(bucket, items))
+    def _run_counted(self, bucket: Hashable, items: Sequence[T], taken: float) -> list[R | Exception]:
+        results = list(self._run(bucket, items, taken))
         if len(results) == len(items):
             return results
         wrong = WrongSizedResult(f"a batch of {len(items)} lanes in bucket {bucket} returned {len(results)} results. This is a bug.")

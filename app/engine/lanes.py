@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from app.domain import AdaptJob, Array, InitializerRef, Phases
@@ -95,9 +95,14 @@ def size_class(size: int) -> int:
     return ((size - 1).bit_length() + 1) // 2
 
 
-def measure(since: float, started: float, lanes: int) -> Phases:
-    """The phases of a lane that waited from `since`, whose batch was `started` and has just ended."""
-    return Phases(queue_ms=(started - since) * 1000, device_ms=ms_since(started), lanes=lanes)
+def measure(since: float, taken: float, started: float, lanes: int) -> Phases:
+    """The phases so far of a lane that waited from `since`, whose batch was `taken` from the queue, was `started` and has just ended."""
+    return Phases(queue_ms=(taken - since) * 1000, batch_ms=(started - taken) * 1000, device_ms=ms_since(started), lanes=lanes)
+
+
+def hand_over(phases: Phases, since: float) -> Phases:
+    """The phases of a lane that waited from `since` and has just come back: `batch_ms` is all that was neither waiting nor the device."""
+    return replace(phases, batch_ms=ms_since(since) - phases.queue_ms - phases.device_ms)
 
 
 def now() -> float:

@@ -21,7 +21,7 @@ from app import errors, telemetry
 from app.domain import Ability, Adapted, AdaptJob, Answers, Array, InitializerRef, Phases, StartTrial, StateKey
 from app.engine.batcher import Batcher, BatchLimits
 from app.engine.interface import HeldOut
-from app.engine.lanes import AdaptLane, Bucket, PredictLane, ScoreLane, TrialLane, measure, ms_since, now, size_class
+from app.engine.lanes import AdaptLane, Bucket, PredictLane, ScoreLane, TrialLane, hand_over, measure, ms_since, now, size_class
 from app.engine.resident import ResidentStates
 from app.engine.versions import Versions
 from models.artifact import load_initializer_bytes
@@ -137,9 +137,10 @@ class TorchEngine:
     async def adapt(self, job: AdaptJob) -> Adapted:
         with self._versions.use(job.key.initializer) as version:
             _check_shape(job.inputs, version.learner, errors.InvalidSupport)
-            outcome = await self._submit("adapt", job.key, AdaptLane(version, now(), job))
+            since = now()
+            outcome = await self._submit("adapt", job.key, AdaptLane(version, since, job))
             lane, phases = cast(tuple[AdaptedLane, Phases], outcome)
-            started = now()
+            phases, started = hand_over(phases, since), now()
             with _in_service_words():
                 encoded, state = await self._rounding.submit(_Round(version, lane.state), job.key.initializer)
             self._resident.put(job.key, state, count_bytes(state))
@@ -159,7 +160,9 @@ class TorchEngine:
         with self._versions.use(key.initializer) as version, self._resident.pinned(key) as state:
             _check_shape(queries, version.learner, errors.InvalidQuery)
             try:
-                return cast(Answers, await self._submit("predict", key, PredictLane(version, now(), state, queries, explained)))
+                since = now()
+                answers = cast(Answers, await self._submit("predict", key, PredictLane(version, since, state, queries, explained)))
+                return replace(answers, phases=hand_over(answers.phases, since))
             except errors.AdaptationFailed as full:
                 raise errors.Overloaded(f"{full.detail}; try again, or with fewer queries") from full
 
@@ -204,16 +207,16 @@ class TorchEngine:
     def _load_version(self, card: Mapping[str, Any], weights: bytes) -> Installed:
         return install(self._load(card, weights), self._device, card.get("confidence"))
 
-    def _run(self, bucket: Hashable, lanes: Sequence[_Lane]) -> Sequence[_Outcome | Exception]:
+    def _run(self, bucket: Hashable, lanes: Sequence[_Lane], taken: float) -> Sequence[_Outcome | Exception]:
         """One batch, in the device thread."""
         telemetry.observe_lanes(cast(Bucket, bucket).work, len(lanes))
         if isinstance(lanes[0], AdaptLane):
-            return _run_adaptations(cast(Sequence[_Adapt], lanes))
+            return _run_adaptations(cast(Sequence[_Adapt], lanes), taken)
         if isinstance(lanes[0], TrialLane):
             return [_run_trial(lane, self._max_batch_samples) for lane in cast(Sequence[_Trial], lanes)]
         if isinstance(lanes[0], ScoreLane):
             return [_run_score(lane, self._max_batch_samples) for lane in cast(Sequence[_Score], lanes)]
-        return _run_predictions(cast(Sequence[_Predict], lanes), self._max_batch_samples)
+        return _run_predictions(cast(Sequence[_Predict], lanes), self._max_batch_samples, taken)
 
 
 def translate(fault: models.errors.ModelError) -> errors.AppError:
@@ -229,18 +232,18 @@ def _in_service_words() -> Iterator[None]:
         raise translate(fault) from fault
 
 
-def _round_all(_bucket: Hashable, rounds: Sequence[_Round]) -> list[tuple[bytes, State] | Exception]:
+def _round_all(_bucket: Hashable, rounds: Sequence[_Round], _taken: float) -> list[tuple[bytes, State] | Exception]:
     """States as bytes, and what those say on the device. Bytes are rounded; so what answers first is what a cache will bring back."""
     encoded = [each.version.encode(each.state) for each in rounds]
     return [(written, each.version.restore(written)) for each, written in zip(rounds, encoded, strict=True)]
 
 
-def _run_adaptations(lanes: Sequence[_Adapt]) -> list[_Outcome | Exception]:
+def _run_adaptations(lanes: Sequence[_Adapt], taken: float) -> list[_Outcome | Exception]:
     started, version = now(), lanes[0].version
     adapted = version.adapt([lane.job for lane in lanes], lanes[0].job.steps, lanes[0].job.start)
     diverged = errors.AdaptationFailed("the inner loop ended in numbers that are not finite; try fewer steps, or smaller inputs")
     return [
-        (outcome, measure(lane.since, started, len(lanes))) if outcome.is_finite else diverged
+        (outcome, measure(lane.since, taken, started, len(lanes))) if outcome.is_finite else diverged
         for lane, outcome in zip(lanes, adapted, strict=True)
     ]
 
@@ -255,13 +258,13 @@ def _run_score(lane: _Score, max_samples: int) -> HeldOut:
     return HeldOut(score.loss, score.accuracy, score.n)
 
 
-def _run_predictions(lanes: Sequence[_Predict], max_samples: int) -> list[_Outcome | Exception]:
+def _run_predictions(lanes: Sequence[_Predict], max_samples: int, taken: float) -> list[_Outcome | Exception]:
     started, version = now(), lanes[0].version
     explained = [lane.explained for lane in lanes if lane.explained is not None]  # of every lane of a bucket, or of none
     answers = version.predict([lane.state for lane in lanes], [lane.queries for lane in lanes], max_samples, explained)
     too_large = errors.InvalidQuery("the answers are not finite numbers; expected queries in the range of the support set")
     return [
-        _to_answers(answer, measure(lane.since, started, len(lanes))) if answer.is_finite else too_large
+        _to_answers(answer, measure(lane.since, taken, started, len(lanes))) if answer.is_finite else too_large
         for lane, answer in zip(lanes, answers, strict=True)
     ]
 

@@ -88,7 +88,8 @@ def _name_values(answers: Answers, adaptation: Adaptation, info: InitializerInfo
 
 def phases_ms(phases: Phases) -> dict[str, float]:
     """The engine's phases under the names that timings and metrics use."""
-    return {"queue": round(phases.queue_ms, 3), "device": round(phases.device_ms, 3), "encode": round(phases.encode_ms, 3)}
+    named = {"queue": phases.queue_ms, "batch": phases.batch_ms, "device": phases.device_ms, "encode": phases.encode_ms}
+    return {name: round(ms, 3) for name, ms in named.items()}
 
 
 def adaptation_phases_ms(adaptation: Adaptation, adapted: Adapted, choose_ms: float | None) -> dict[str, float]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +19,7 @@ class Device:
 
     def __init__(self) -> None:
         self.batches: list[tuple[Hashable, list[int]]] = []
+        self.taken: list[float] = []
         self.is_busy = threading.Event()
         self.may_go_on = threading.Event()
         self.may_go_on.set()
@@ -29,10 +31,11 @@ class Device:
     def release(self) -> None:
         self.may_go_on.set()
 
-    def run(self, bucket: Hashable, items: Sequence[int]) -> Sequence[int | Exception]:
+    def run(self, bucket: Hashable, items: Sequence[int], taken: float) -> Sequence[int | Exception]:
         self.is_busy.set()
         assert self.may_go_on.wait(5)
         self.batches.append((bucket, list(items)))
+        self.taken.append(taken)
         if len(items) > self.room:
             raise MemoryError(f"no room for {len(items)}")
         if -1 in items:
@@ -82,6 +85,14 @@ async def submit(batcher: Batcher[int, int], *items: int, bucket: Hashable = "a"
 async def test_a_lone_call_starts_at_once(device: Device, batcher: Batcher[int, int]) -> None:
     assert await asyncio.wait_for(batcher.submit(21, "a"), 1) == 42
     assert device.batches == [("a", [21])]
+
+
+async def test_the_device_is_told_when_its_batch_was_taken_out_of_the_queue(device: Device, batcher: Batcher[int, int]) -> None:
+    first = await occupy(device, batcher)
+    calls, arrived = await submit(batcher, 1, 2), time.perf_counter()
+    device.release()
+    await asyncio.gather(first, *calls)
+    assert device.taken[0] < arrived < device.taken[1] < time.perf_counter()
 
 
 async def test_batches_grow_while_the_device_is_busy_and_stop_at_max_lanes(device: Device, batcher: Batcher[int, int]) -> None:

@@ -348,5 +348,5 @@ async def test_of_two_workers_one_that_fell_back_is_not_finished_for_by_one_that
 
 async def test_the_time_of_the_choice_is_one_of_the_phases(choice: World) -> None:
     task = await auto(choice, support(cats=2, dogs=2))
-    assert list(task.latest.timings_ms) == ["queue_wait", "choose", "queue", "device", "encode", "store"]
+    assert list(task.latest.timings_ms) == ["queue_wait", "choose", "queue", "batch", "device", "encode", "store"]
     assert task.latest.timings_ms["choose"] >= (task.latest.selection or {})["ms"]

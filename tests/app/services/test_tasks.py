@@ -30,7 +30,7 @@ async def test_a_task_becomes_ready_with_its_curves_and_its_time_per_phase(world
     ready = await world.tasks.get(ANN, task.id)
     assert ready.latest == ready.serving
     assert (ready.latest.status, ready.latest.loss, ready.latest.accuracy) == (Status.READY, (1.0, 0.5), (0.5, 1.0))
-    assert set(ready.latest.timings_ms) == {"queue_wait", "queue", "device", "encode", "store"}
+    assert set(ready.latest.timings_ms) == {"queue_wait", "queue", "batch", "device", "encode", "store"}
     assert ready.latest.timings_ms["device"] == 2.0
 
 

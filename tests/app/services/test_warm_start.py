@@ -179,7 +179,7 @@ async def test_the_weights_of_revisions_that_no_request_can_need_any_more_are_dr
 async def test_the_time_of_a_warm_start_is_one_of_the_phases(world: World) -> None:
     await ready(world, 1.5, options=TaskOptions())
     timings_ms = (await world.tasks.get(ANN, await ready(world, 1.0))).latest.timings_ms
-    assert list(timings_ms) == ["queue_wait", "queue", "device", "encode", "warm_start", "store"]
+    assert list(timings_ms) == ["queue_wait", "queue", "batch", "device", "encode", "warm_start", "store"]
     assert timings_ms["warm_start"] > 0
 
 

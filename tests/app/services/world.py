@@ -46,6 +46,7 @@ from app.settings import Settings
 
 ANN = Caller("key_ann", frozenset({"user"}))
 BOB = Caller("key_bob", frozenset({"user"}))
+PHASES = Phases(queue_ms=1.0, batch_ms=0.5, device_ms=2.0, encode_ms=3.0)
 
 
 class FakeEngine:
@@ -106,7 +107,7 @@ class FakeEngine:
         groups = [job.inputs[job.targets == i] for i in range(job.n_way)] or [job.targets]
         self.states[job.key] = gain * np.stack([group.reshape(len(group), -1).mean(axis=0) for group in groups])
         embedding = _embed(job) if "embed" in self.able else None
-        return Adapted(_encode(self.states[job.key]), (1.0, 0.5), (0.5, 1.0), Phases(1.0, 2.0, 3.0, 1), embedding)
+        return Adapted(_encode(self.states[job.key]), (1.0, 0.5), (0.5, 1.0), PHASES, embedding)
 
     async def try_start(self, job: AdaptJob, neighbour: bytes, fresh: Array) -> StartTrial:
         """Weights that double every number; `trial` says which losses they have."""
@@ -135,10 +136,10 @@ class FakeEngine:
         state = self.states[key]
         evidence = _explain(explained, queries) if explained is not None else None
         if len(state) == 1:
-            return Answers(np.repeat(state, len(queries), axis=0), Phases(1.0, 2.0, 3.0), weights=evidence)
+            return Answers(np.repeat(state, len(queries), axis=0), PHASES, weights=evidence)
         distances = np.square(gain * queries.reshape(len(queries), 1, -1) - state[None]).sum(axis=2)
         weights = np.exp(-distances)
-        return Answers(weights / weights.sum(axis=1, keepdims=True), Phases(1.0, 2.0, 3.0), self.unknown, evidence)
+        return Answers(weights / weights.sum(axis=1, keepdims=True), PHASES, self.unknown, evidence)
 
     async def restore(self, key: StateKey, state: bytes) -> None:
         self._gain(key)
