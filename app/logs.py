@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import re
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Literal
 
 import structlog
 
+_AMBIGUOUS = re.compile(r"""[ \t=\r\n"']""")
 WRITE_EVERY_S = 0.05
 """The longest that a line of a process that is killed may be lost, or a person at the terminal waits for it."""
 
@@ -82,21 +84,35 @@ def _lines() -> Lines:
 def configure_logs(log_format: Literal["console", "json"]) -> None:
     """Where logs go and how they look: stderr, with the request's id on every line; called by the roots."""
     logger = LineLogger(_lines())
-    render: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-    )
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    # Plain tracebacks: the rich ones print local variables, and those hold keys and tenants' examples.
-    # The console renderer formats exceptions itself; JSON needs them as text.
-    exceptions: list[structlog.typing.Processor] = [structlog.processors.format_exc_info] if log_format == "json" else []
     structlog.configure(
-        processors=[*shared, *exceptions, render],
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            # Plain tracebacks: the rich ones print local variables, and those hold keys and tenants' examples.
+            structlog.processors.format_exc_info,
+            _choose_renderer(log_format),
+        ],
         wrapper_class=structlog.make_filtering_bound_logger("info"),
         logger_factory=lambda *_: logger,
     )
+
+
+def _choose_renderer(log_format: Literal["console", "json"]) -> structlog.typing.Processor:
+    if log_format == "json":
+        return structlog.processors.JSONRenderer()
+    if sys.stderr.isatty():
+        return structlog.dev.ConsoleRenderer(colors=True, exception_formatter=structlog.dev.plain_traceback)
+    return render_plainly
+
+
+def render_plainly(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:
+    """The line that structlog's own console renderer writes without colours, which takes it a tenth of what a prediction costs."""
+    exception = event.pop("exception", "")
+    head = f"{event.pop('timestamp')} [{event.pop('level'):<9}] {event.pop('event'):<30}"
+    line = " ".join([head, *(f"{name}={_show(event[name])}" for name in sorted(event))])
+    return f"{line.rstrip()}\n{exception}" if exception else line.rstrip()
+
+
+def _show(value: object) -> str:
+    return value if isinstance(value, str) and not _AMBIGUOUS.search(value) else repr(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Literal
@@ -12,12 +12,15 @@ from typing import Literal
 import structlog
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import telemetry
 from app.api import admin, health, initializers, predictions, similar, support, tasks
 from app.api.deps import Door, Ping
 from app.api.middleware import Admission, BodyLimit, DrainGate, RequestContext
 from app.api.openapi import install_openapi
+from app.api.predictions import find_plain_task
 from app.api.problems import install_problem_handlers
 from app.composition import Services, build_services, ping_engine
 from app.errors import Unavailable
@@ -35,38 +38,57 @@ Every endpoint under `/v1` needs an API key. Errors are problem details (RFC 945
 """
 
 
-def create_app(settings: Settings, role: Literal["all", "api"] = "all") -> FastAPI:
-    """The ASGI application. Its lifespan connects and loads everything; `app.state.door` is there while it runs."""
+class Application:
+    """The ASGI application: FastAPI, and the way past it that predictions without parameters take, unless FastAPI is to trace them.
+
+    Both ways have the same middlewares around them.
+    """
+
+    def __init__(self, api: FastAPI, middlewares: Sequence[Middleware]) -> None:
+        """middlewares: the last one is the outermost."""
+        self.api = api
+        self._predictions: ASGIApp = predictions.PlainPredictions()
+        for middleware in middlewares:
+            api.add_middleware(middleware.cls, *middleware.args, **middleware.kwargs)
+            self._predictions = middleware.cls(self._predictions, *middleware.args, **middleware.kwargs)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        task_id = find_plain_task(scope)
+        if task_id is None or telemetry.is_traced():
+            await self.api(scope, receive, send)
+        else:
+            scope.update(app=self.api, path_params={"task_id": task_id})
+            await self._predictions(scope, receive, send)
+
+
+def create_app(settings: Settings, role: Literal["all", "api"] = "all") -> Application:
+    """The application. Its lifespan connects and loads everything; `api.state.door` is there while it runs."""
     telemetry.bridge_opentelemetry()
     gate = DrainGate()
-    app = FastAPIOffline(  # FastAPI, but /docs carries its scripts along: the URL that is printed works without internet
+    api = FastAPIOffline(  # FastAPI, but /docs carries its scripts along: the URL that is printed works without internet
         title="InnerLoop",
         version=version("innerloop"),
         summary="A REST few-shot adaptation service.",
         description=_DESCRIPTION,
-        lifespan=lambda app: _lifespan(app, settings, role, gate),
+        lifespan=lambda api: _lifespan(api, settings, role, gate),
         redirect_slashes=False,
         telemetry={"metrics": False},  # `middleware.RequestContext` counts requests, at a tenth of the cost
     )
     for resource in (tasks, support, predictions, similar, initializers, admin, health):
-        app.include_router(resource.router)
-    app.router.routes.insert(0, predictions.PlainPredictions())
-    install_problem_handlers(app)
-    install_openapi(app)
-    # The last one added is the outermost.
-    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
-    app.add_middleware(Admission, gate=gate)
-    app.add_middleware(RequestContext)
-    return app
+        api.include_router(resource.router)
+    install_problem_handlers(api)
+    install_openapi(api)
+    limit = Middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    return Application(api, [limit, Middleware(Admission, gate=gate), Middleware(RequestContext)])
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI, settings: Settings, role: Literal["all", "api"], gate: DrainGate) -> AsyncIterator[None]:
+async def _lifespan(api: FastAPI, settings: Settings, role: Literal["all", "api"], gate: DrainGate) -> AsyncIterator[None]:
     telemetry.settle_opentelemetry()
     async with build_services(settings) as services, _event_loop_watched():
         pings = _pings(services)
         async with _worker_beside(services, pings) if role == "all" else contextlib.nullcontext():
-            app.state.door = _make_door(settings, services, pings, gate)
+            api.state.door = _make_door(settings, services, pings, gate)
             try:
                 yield
             finally:

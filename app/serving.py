@@ -13,11 +13,10 @@ from types import FrameType
 from typing import Literal
 
 import uvicorn
-from fastapi import FastAPI
 
 from app.admin import make_first_key
 from app.composition import build_services
-from app.main import create_app
+from app.main import Application, create_app
 from app.settings import Settings
 from app.worker import run_worker
 
@@ -40,7 +39,7 @@ def settle_interpreter() -> None:
 class DrainingServer(uvicorn.Server):
     """uvicorn that first closes the gate: a stopping process admits nothing new on the connections it still has."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, app: Application) -> None:
         super().__init__(config)
         self._app = app
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -51,7 +50,7 @@ class DrainingServer(uvicorn.Server):
         settle_interpreter()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        door = getattr(self._app.state, "door", None)
+        door = getattr(self._app.api.state, "door", None)
         if door is not None and self._loop is not None:
             self._loop.call_soon_threadsafe(door.gate.close)
         super().handle_exit(sig, frame)

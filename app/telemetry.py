@@ -24,9 +24,10 @@ page. FastAPI's own for each request are off: three instruments of that SDK cost
 from __future__ import annotations
 
 import asyncio
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, partial
 from time import perf_counter
-from typing import Literal
+from typing import Literal, get_args
 
 from opentelemetry import _logs as logs
 from opentelemetry import metrics as otel
@@ -102,9 +103,15 @@ def observe_lanes(work: Work, lanes: int) -> None:
     _metrics().lanes(work).observe(lanes)
 
 
-def set_queue_depth(queue: Literal["adapt", "predict", "rows"], waiting: int) -> None:
-    """How many lanes wait for the device, or how many rows are unfinished."""
-    _metrics().depth(queue).set(waiting)
+def watch_queues(lanes: Mapping[Work, int]) -> None:
+    """Whoever reads the page is told how many lanes of each kind wait for the device just then."""
+    for work in get_args(Work):
+        _metrics().depth(work).set_function(partial(lanes.__getitem__, work))
+
+
+def set_unfinished_rows(waiting: int) -> None:
+    """How many rows are unfinished."""
+    _metrics().depth("rows").set(waiting)
 
 
 def count_state(tier: Literal["device", "cache"], event: Literal["hit", "miss", "evict"]) -> None:
@@ -167,6 +174,12 @@ def settle_opentelemetry() -> None:
         trace.set_tracer_provider(trace.NoOpTracerProvider())
     if isinstance(logs.get_logger_provider(), ProxyLoggerProvider):
         logs.set_logger_provider(logs.NoOpLoggerProvider())
+
+
+def is_traced() -> bool:
+    """Whether somebody set up OpenTelemetry's traces or logs, which FastAPI makes of requests; until that is settled, perhaps."""
+    tracer, logger = trace.get_tracer_provider(), logs.get_logger_provider()
+    return not (isinstance(tracer, trace.NoOpTracerProvider) and isinstance(logger, logs.NoOpLoggerProvider))
 
 
 def render_metrics() -> bytes:

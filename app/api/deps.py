@@ -12,7 +12,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Path, Query, Request
 
-from app.api.middleware import DrainGate
+from app.api.middleware import DrainGate, find_header
 from app.domain import Caller
 from app.errors import Forbidden, NotFound, Unauthenticated
 from app.services.initializers import InitializerService
@@ -66,10 +66,10 @@ async def authenticate(request: Request, door: DoorDep) -> Caller:
 
 def find_key(request: Request) -> str:
     """The API key a request carries, or nothing."""
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    scheme, _, credentials = find_header(request.scope, b"authorization").partition(" ")
     if scheme.lower() == "bearer" and credentials.strip():
         return credentials.strip()
-    return request.headers.get("x-api-key") or request.cookies.get(COOKIE) or ""
+    return find_header(request.scope, b"x-api-key") or request.cookies.get(COOKIE) or ""
 
 
 CallerDep = Annotated[Caller, Depends(authenticate)]

@@ -76,7 +76,8 @@ def unforeseen(error: BaseException) -> AppError:
     return AppError("An unexpected error occurred. The log has it under this trace id.")
 
 
-async def _on_app_error(request: Request, error: Exception) -> Response:
+async def on_app_error(request: Request, error: Exception) -> Response:
+    """The problem an error of ours is."""
     assert isinstance(error, AppError)
     if error.status >= 500:
         _log.warning("request_refused", code=error.code, detail=error.detail)
@@ -101,17 +102,18 @@ async def _on_invalid_parameters(request: Request, error: Exception) -> Response
     return problem_response(InvalidParameter(f"{issues[0].pointer}: {issues[0].detail}", issues=issues), request.scope)
 
 
-async def _on_disconnect(request: Request, error: Exception) -> Response:
+async def on_disconnect(request: Request, error: Exception) -> Response:
+    """No answer: the client has left."""
     # Nobody is there to read it; 499 is what access logs call this since nginx.
     return Response(status_code=499)
 
 
 def install_problem_handlers(app: FastAPI) -> None:
     """Registers the handlers; exceptions that none of these catches end in `middleware.RequestContext`."""
-    app.add_exception_handler(AppError, _on_app_error)
+    app.add_exception_handler(AppError, on_app_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid_parameters)
-    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
 
 
 _TITLES: dict[int, str] = {

@@ -99,7 +99,8 @@ class TorchEngine:
         self._rounding: Batcher[_Round, tuple[bytes, State]] = Batcher(_round_all, self._bytes_threads, limits)
         self._versions: Versions[Installed] = Versions()
         self._resident: ResidentStates[State] = ResidentStates(resident_bytes)
-        self._lanes: Counter[telemetry.Work] = Counter()
+        self._lanes: Counter[telemetry.Work] = Counter()  # that wait for the device or are on it
+        telemetry.watch_queues(self._lanes)
         self._installing = asyncio.Lock()
         self._is_closed = False
 
@@ -183,19 +184,13 @@ class TorchEngine:
 
     async def _submit(self, work: telemetry.Work, key: StateKey, lane: _Lane) -> _Outcome:
         bucket = Bucket(work, key.initializer, lane.options, size_class(lane.size))
-        with _in_service_words(), self._counted(work):
-            return await self._batcher.submit(lane, bucket, lane.size)
-
-    @contextmanager
-    def _counted(self, work: telemetry.Work) -> Iterator[None]:
-        """Keeps the gauge of lanes that wait for the device or are on it."""
         self._lanes[work] += 1
-        telemetry.set_queue_depth(work, self._lanes[work])
         try:
-            yield
+            return await self._batcher.submit(lane, bucket, lane.size)
+        except models.errors.ModelError as fault:
+            raise translate(fault) from fault
         finally:
             self._lanes[work] -= 1
-            telemetry.set_queue_depth(work, self._lanes[work])
 
     async def _call_in(self, thread: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         """The result of `call`, run in `thread`."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -19,6 +18,16 @@ class _Installed(Generic[V]):
     value: V
     users: int = 0
     is_idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __enter__(self) -> V:
+        self.users += 1
+        self.is_idle.clear()
+        return self.value
+
+    def __exit__(self, *fault: object) -> None:
+        self.users -= 1
+        if self.users == 0:
+            self.is_idle.set()
 
 
 class Versions(Generic[V]):
@@ -35,20 +44,12 @@ class Versions(Generic[V]):
         """Makes a version usable, beside the others."""
         self._installed[ref] = _Installed(value)
 
-    @contextmanager
-    def use(self, ref: InitializerRef) -> Iterator[V]:
-        """The version, which stays until this block ends. Raises InitializerNotInstalled."""
+    def use(self, ref: InitializerRef) -> AbstractContextManager[V]:
+        """The version, which stays until the block ends. Raises InitializerNotInstalled."""
         installed = self._installed.get(ref)
         if installed is None:
             raise InitializerNotInstalled(f"initializer {ref} is not on the device")
-        installed.users += 1
-        installed.is_idle.clear()
-        try:
-            yield installed.value
-        finally:
-            installed.users -= 1
-            if installed.users == 0:
-                installed.is_idle.set()
+        return installed
 
     async def remove(self, ref: InitializerRef) -> None:
         """Refuses new uses of a version at once, and returns when the last one has ended."""

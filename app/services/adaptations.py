@@ -141,7 +141,7 @@ class AdaptationService:
         async with self._database.read() as session:
             poison = await adaptations.exhausted(session, patient, self._settings.max_attempts)
             lost = await adaptations.unfinished(session, before, self._settings.max_attempts, _SWEEP_BATCH)
-            telemetry.set_queue_depth("rows", await adaptations.count_unfinished(session))
+            telemetry.set_unfinished_rows(await adaptations.count_unfinished(session))
         for task_id, revision in poison:
             await self._fail_exhausted(task_id, revision)
         for task_id, revision in lost:

@@ -75,14 +75,15 @@ def choose_evidence(weights: Array, labels: Sequence[Label]) -> tuple[Evidence, 
 
 
 def _name_values(answers: Answers, adaptation: Adaptation, info: InitializerInfo) -> tuple[Prediction, ...]:
+    rows = answers.values.tolist()
     if info.kind == "regression":
-        return tuple(Prediction(label=row[0], value=row) for row in answers.values.astype(float).tolist())
+        return tuple(Prediction(label=row[0], value=row) for row in rows)
     names = adaptation.classes
-    best = answers.values.argmax(axis=1)
-    rows = answers.values.astype(float).tolist()
-    unknown = [None] * len(rows) if answers.unknown is None else answers.unknown.astype(float).tolist()
+    unknown = [None] * len(rows) if answers.unknown is None else answers.unknown.tolist()
+    # The largest is looked for in the list: numpy's argmax gives the interpreter away, and under load another thread has it then.
     return tuple(
-        Prediction(names[i], dict(zip(names, row, strict=True)), unknown=score) for i, row, score in zip(best, rows, unknown, strict=True)
+        Prediction(names[row.index(max(row))], dict(zip(names, row, strict=True)), unknown=score)
+        for row, score in zip(rows, unknown, strict=True)
     )
 
 

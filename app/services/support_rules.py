@@ -86,6 +86,8 @@ def _shape_issues(inputs: Array, info: InitializerInfo, pointer: str) -> list[Is
 
 
 def _finite_issues(inputs: Array, pointer: str) -> list[Issue]:
+    if inputs.dtype.kind != "f":
+        return []
     each = np.isfinite(inputs)
     if each.all():  # nearly always, and many times cheaper than asking of which input it holds
         return []

@@ -11,7 +11,7 @@ def test_every_metric_of_the_table_is_on_the_page_and_none_is_missing_from_the_t
     telemetry.count_task("maml")
     telemetry.count_adaptation("ready", {"device": 2.0})
     telemetry.observe_lanes("adapt", 3)
-    telemetry.set_queue_depth("rows", 4)
+    telemetry.set_unfinished_rows(4)
     telemetry.count_state("device", "hit")
     telemetry.count_predictions("maml", 5, {"total": 1.0})
     telemetry.count_reload("maml", "changed")

@@ -17,7 +17,7 @@ import torch
 from fastapi import FastAPI
 from PIL import Image
 
-from app.main import create_app
+from app.main import Application, create_app
 from app.services.keys import KeyService
 from app.settings import Settings
 from models.artifact import save_initializer
@@ -97,7 +97,7 @@ def make_settings(home_dir: Path, database_url: str, initializers_dir: Path) -> 
 
 @dataclass(frozen=True)
 class Service:
-    """A running app with a client of each kind of key."""
+    """A running service with a client of each kind of key."""
 
     app: FastAPI
     user: httpx.AsyncClient
@@ -110,16 +110,16 @@ class Service:
 async def run_service(settings: Settings) -> AsyncIterator[Service]:
     """The app with its lifespan, as uvicorn would run it."""
     app = create_app(settings)
-    async with app.router.lifespan_context(app):
-        keys: KeyService = app.state.door.keys
+    async with app.api.router.lifespan_context(app.api):
+        keys: KeyService = app.api.state.door.keys
         admin = await keys.bootstrap_admin()
         texts = [await keys.create("user"), await keys.create("other"), admin, None]
         user, other, boss, nobody = (make_client(app, text) for text in texts)
         async with user, other, boss, nobody:
-            yield Service(app, user, other, boss, nobody)
+            yield Service(app.api, user, other, boss, nobody)
 
 
-def make_client(app: FastAPI, key: str | None) -> httpx.AsyncClient:
+def make_client(app: Application, key: str | None) -> httpx.AsyncClient:
     """A client that shows what the app does, also when it crashes."""
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
