@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.short_training import open_short_training
 from models.backbones import Conv4
 from models.evaluation import EvaluationPlan, measure
-from models.methods.inner_loop import FEATURE_POWER
+from models.methods.class_head import FEATURE_POWER
 from models.methods.maml import Maml
 from models.support import Params, State
 

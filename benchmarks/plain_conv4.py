@@ -18,7 +18,7 @@ from models.backbones import Conv4
 from models.backbones.conv4 import BLOCKS
 from models.backbones.lanes import EPSILON
 from models.learner import BODY
-from models.methods.inner_loop import CLASS_BIAS, CLASS_WEIGHT, FEATURE_POWER
+from models.methods.class_head import CLASS_BIAS, CLASS_WEIGHT, FEATURE_POWER
 from models.support import Params, State
 
 NORM_NAMES = {".scale": ".weight", ".shift": ".bias"}

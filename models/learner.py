@@ -106,6 +106,16 @@ class Explains(Protocol):
 
 
 @runtime_checkable
+class AdaptsEach(Protocol):
+    """A learner that may have lanes with different numbers of inner steps in one batch: those that have taken theirs leave it."""
+
+    def adapt_each(self, params: Params, support: Support, steps: Sequence[int]) -> Adaptation | None:
+        """As `Learner.adapt`, every lane after its own number of steps; what follows a lane's last figure in `loss` and `accuracy` is
+        that figure. None where there is no such way: for these inputs, on their device, or for what the learner's options ask for."""
+        ...
+
+
+@runtime_checkable
 class PredictsEach(Protocol):
     """A learner that answers by states where they lie: large ones need not be stacked into one tensor for every batch."""
 

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from models.backbones.conv4 import Conv4
+from models.backbones.conv4_descent import Descent
 from models.backbones.gated_conv4 import GatedConv4
 from models.backbones.mlp import Mlp
 from models.errors import InvalidOptions
 from models.options import parse_options
 from models.support import Params
 
-__all__ = ["Backbone", "Conv4", "GatedConv4", "LaysOut", "Mlp", "Penalised", "ReadsEach", "build_backbone", "lay_out"]
+__all__ = ["Backbone", "Conv4", "Descends", "GatedConv4", "LaysOut", "Mlp", "Penalised", "ReadsEach", "build_backbone", "lay_out"]
 
 KINDS: Mapping[str, type[Conv4] | type[GatedConv4] | type[Mlp]] = {"conv4": Conv4, "gated-conv4": GatedConv4, "mlp": Mlp}
 
@@ -50,6 +51,15 @@ class ReadsEach(Protocol):
     def features_each(self, params: Sequence[Params], inputs: Tensor, prefix: str = "") -> Tensor:
         """As `features` by parameters stacked along a lane axis; params: one for each lane, with a lane axis of one, whose names the
         backbone's stand in behind `prefix`. No gradient."""
+        ...
+
+
+@runtime_checkable
+class Descends(Protocol):
+    """A backbone over which whole inner loops of a linear class head may run in one call."""
+
+    def find_descent(self, inputs: Tensor) -> Descent | None:
+        """What runs them over inputs (lanes, n, *input_shape); None where nothing does."""
         ...
 
 

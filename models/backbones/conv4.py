@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.backbones.attention import attend, init_attention
+from models.backbones.conv4_descent import Descent
 from models.backbones.conv4_native import BlockPlan, Network, lay_out, make_network
 from models.backbones.lanes import group_normalise, lane_conv, max_pool, scale_and_shift
 from models.errors import InvalidOptions
@@ -134,6 +135,11 @@ class Conv4:
         if self.extra or self.attention or inputs.device.type != "cpu" or inputs.requires_grad:
             return None
         return self._networks.get(inputs.dtype)
+
+    def find_descent(self, inputs: Tensor) -> Descent | None:
+        """What runs whole inner loops over such inputs in C; None where torch does."""
+        native = self.find_native(inputs)
+        return None if native is None or inputs.shape[2:] != self.input_shape else Descent(native, self._names)
 
     def lay_out(self, params: Params) -> Params:
         """The same parameters, in memory the way `features` reads them fastest."""

@@ -65,6 +65,10 @@ class Network:
         self.call("run", images.shape[0], images.shape[1], pointers, images.contiguous(), None, features, count_parts(*images.shape[:2]))
         return features
 
+    def find_rows(self, params: Sequence[Tensor], images: Tensor) -> list[Tensor]:
+        """Parameters without a lane axis as the C reads them (1, ...): where they lie, when they were laid out so. Raises ValueError."""
+        return [to_rows(_check(param, images, shape)) for param, shape in zip(params, self.shapes, strict=True)]
+
     def call(self, name: str, lanes: int, n: int, *arguments: Tensor | Array | int | None) -> None:
         """A function of the library. Raises MemoryError."""
         function, addresses = getattr(self.library, name), [_address(argument) for argument in arguments]
@@ -98,7 +102,7 @@ class _Pass:
     def __init__(self, network: Network, images: Tensor, params: Sequence[Tensor], *, keep: bool) -> None:
         self.network, self.lanes, self.n = network, images.shape[0], images.shape[1]
         self.shared = [param.dim() == len(shape) for param, shape in zip(params, network.shapes, strict=True)]
-        self.rows = [_to_rows(param) for param in params]
+        self.rows = [to_rows(param) for param in params]
         self.pointers = _point(self.rows, self.lanes)
         size = network.library.trace_size(network.blocks.ctypes.data, len(network.blocks), self.n)
         # One by one: a single block for a large batch would be memory fresh from the system in every step, and fresh pages cost.
@@ -115,7 +119,7 @@ class _Pass:
 
     def push(self, upstream: Tensor, directions: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """How the features and what `pull(upstream)` finds change when the parameters move along `directions`."""
-        rows = [_to_rows(direction) for direction in directions]
+        rows = [to_rows(direction) for direction in directions]
         found, features = self._like_rows(), torch.empty_like(self.features)
         self._call("push", self.pointers, _point(rows, self.lanes), self.traces, upstream.contiguous(), features, _point(found, self.lanes))
         return features, self._from_rows(found)
@@ -128,7 +132,7 @@ class _Pass:
 
     def _from_rows(self, found: Sequence[Tensor]) -> list[Tensor]:
         """As the parameters are shaped: a shared one hears of all lanes."""
-        shaped = [_from_rows(rows) for rows in found]
+        shaped = [from_rows(rows) for rows in found]
         return [tensor.sum(0) if is_shared else tensor for tensor, is_shared in zip(shaped, self.shared, strict=True)]
 
 
@@ -169,10 +173,10 @@ def _check(param: Tensor, images: Tensor, shape: tuple[int, ...], strides: tuple
     if param.shape != shape or param.dtype is not images.dtype or not param.is_cpu:
         found = f"{param.dtype} {tuple(param.shape)} on {param.device}"
         raise ValueError(f"a parameter is {found}, expected {images.dtype} {shape} on cpu")
-    return param if strides is None or param.stride()[1:] == strides else _to_rows(param)
+    return param if strides is None or param.stride()[1:] == strides else to_rows(param)
 
 
-def _to_rows(param: Tensor) -> Tensor:
+def to_rows(param: Tensor) -> Tensor:
     """A kernel ([lanes,] c_out, c_in, 3, 3) as (lanes or 1, 9 * c_in, c_out), a scale or shift as (lanes or 1, c_out), each lane whole."""
     laned = param.unsqueeze(0) if param.dim() in (1, 4) else param
     laned = laned[:1] if laned.stride(0) == 0 else laned  # expanded: the same for all lanes
@@ -180,7 +184,7 @@ def _to_rows(param: Tensor) -> Tensor:
     return rows if rows[0].is_contiguous() else rows.contiguous()
 
 
-def _from_rows(rows: Tensor) -> Tensor:
+def from_rows(rows: Tensor) -> Tensor:
     """(lanes, 9 * c_in, c_out) as the view (lanes, c_out, c_in, 3, 3); scales and shifts as they are."""
     if rows.dim() == 2:
         return rows

@@ -10,21 +10,17 @@ and keeps the paper's form, a meta-learned head.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import ClassVar
 
 from models.learner import BODY
 from models.methods.inner_loop import GradientLearner
-from models.methods.protomaml import prototype_head
-from models.support import Params, Support
 
 
 @dataclass(frozen=True)
 class Boil(GradientLearner):
     """Gradient steps of the body under a fixed head: that of the task's prototypes, or for regression a meta-learned one."""
 
-    def start_head(self, params: Params, support: Support) -> tuple[Tensor, Tensor]:
-        return prototype_head(self.scale(self.features(params, {}, support.inputs)), support)
+    starts_at_prototypes: ClassVar[bool] = True
 
     def adapts(self, name: str) -> bool:
         return name.startswith(BODY)

@@ -22,7 +22,8 @@ from torch.autograd.function import once_differentiable
 
 from models.errors import InvalidOptions
 from models.learner import BODY, Adaptation
-from models.methods.inner_loop import CLASS_MASK, GradientLearner
+from models.methods.class_head import CLASS_MASK
+from models.methods.inner_loop import GradientLearner
 from models.support import Params, Support
 
 Vectors = Sequence[Tensor]

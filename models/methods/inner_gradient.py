@@ -26,6 +26,21 @@ class Descending(Protocol):
 
 
 @dataclass(frozen=True)
+class InnerPoint:
+    """A point on the way of an inner loop: the weights there, and each lane's support loss and accuracy with them.
+
+    weights: what the inner loop adapts; a tensor that has moved has a leading lane axis, one that has not is shared by all lanes
+    loss, accuracy: (lanes,), detached
+    features: of the support set under these weights (lanes, n, d), detached, where a step has looked at them; else None
+    """
+
+    weights: State
+    loss: Tensor
+    accuracy: Tensor
+    features: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Look:
     """A support set through one body: the features, and the body's tensors that they can be differentiated in, with a lane axis.
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from models.errors import InvalidOptions
 from models.learner import BODY
-from models.methods.inner_loop import CLASS_BIAS, CLASS_WEIGHT, GradientLearner
+from models.methods.class_head import CLASS_BIAS, CLASS_WEIGHT
+from models.methods.inner_loop import GradientLearner
 from models.support import Params
 
 LOG_RATE, LOGIT_MOMENTUM, LOGIT_DECAY = "optimizer.log_rate.", "optimizer.logit_momentum.", "optimizer.logit_decay."

@@ -13,7 +13,6 @@ Four of the paper's changes are here; the fifth, a cosine for the outer rate, ev
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,8 @@ from torch import Tensor
 from models.episodes import EpisodeBatch
 from models.errors import InvalidOptions
 from models.learner import BODY
-from models.methods.inner_loop import CLASS_BIAS, CLASS_WEIGHT, GradientLearner
+from models.methods.class_head import CLASS_BIAS, CLASS_WEIGHT
+from models.methods.inner_loop import GradientLearner
 from models.methods.objectives import query_loss
 from models.support import Params, State
 
@@ -69,8 +69,8 @@ class MamlPlusPlus(GradientLearner):
             return weights  # as the inner loop found them: the first step's set
         return {**weights, **{name: params[name] + params[CHANGE + name][step - 1] for name in weights if _is_norm(name)}}
 
-    def update(self, params: Params, step: int, name: str, tensor: Tensor, gradient: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        return tensor - params[RATE + name][min(step, self.inner_steps - 1)] * gradient, None
+    def rate(self, params: Params, step: int, name: str) -> Tensor:
+        return params[RATE + name][min(step, self.inner_steps - 1)]
 
     def restart(self, params: Params, state: State) -> Params:
         """Normalisation stays: a state has the last step's set, not the one to begin with."""

@@ -8,12 +8,12 @@ the bias, shared by the classes (law 3). All rates start at `inner_lr`; the pape
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.methods.inner_loop import CLASS_BIAS, CLASS_WEIGHT, LOG_SHARPNESS, GradientLearner
+from models.methods.class_head import CLASS_BIAS, CLASS_WEIGHT
+from models.methods.inner_loop import LOG_SHARPNESS, GradientLearner
 from models.support import Params
 
 RATE = "rate."
@@ -30,5 +30,5 @@ class MetaSgd(GradientLearner):
             rates[RATE + CLASS_BIAS] = torch.tensor(self.inner_lr)
         return rates
 
-    def update(self, params: Params, step: int, name: str, tensor: Tensor, gradient: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        return tensor - params[RATE + name] * gradient, None
+    def rate(self, params: Params, step: int, name: str) -> Tensor:
+        return params[RATE + name]

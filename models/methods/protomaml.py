@@ -10,12 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from models.learner import Kind
 from models.methods.inner_loop import GradientLearner
-from models.methods.protonet import class_means
-from models.support import Params, Support
 
 
 @dataclass(frozen=True)
@@ -23,16 +19,7 @@ class ProtoMaml(GradientLearner):
     """Gradient-based adaptation of all weights, from a head of prototypes under the initial body."""
 
     KINDS: ClassVar[tuple[Kind, ...]] = ("classification",)
-
-    def start_head(self, params: Params, support: Support) -> tuple[Tensor, Tensor]:
-        return prototype_head(self.scale(self.features(params, {}, support.inputs)), support)
+    starts_at_prototypes: ClassVar[bool] = True
 
     def moves(self, step: int, name: str) -> bool:
         return True
-
-
-def prototype_head(features: Tensor, support: Support) -> tuple[Tensor, Tensor]:
-    """The linear layer that ranks by squared distance to the class means: weight (lanes, max_way, d), bias (lanes, max_way).
-    features (lanes, n_support, d); zeros for classes that a lane does not have."""
-    centres = class_means(features, support)
-    return 2 * centres, -centres.square().sum(-1)

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from models.episodes import EpisodeBatch
 from models.errors import InvalidOptions
-from models.methods.inner_loop import LOG_SHARPNESS, GradientLearner, InnerPoint
+from models.methods.inner_gradient import InnerPoint
+from models.methods.inner_loop import LOG_SHARPNESS, GradientLearner
 from models.support import Params, Support
 
 

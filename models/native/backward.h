@@ -2,12 +2,13 @@
 #ifndef BACKWARD_H
 #define BACKWARD_H
 
+#include "crew.h"
 #include "forward.h"
 
 /* What a pass back works in: the gradient in what leaves a block and in its input (n, h, w, c); that in a convolution's result, with
- * zeros around; a kernel (taps, c_out, c_in); places. */
+ * zeros around; a kernel (taps, c_out, c_in); each example's gradient in shift and scale (n, 2, c_out); places. */
 typedef struct {
-    REAL *above, *below, *slopes, *turned;
+    REAL *above, *below, *slopes, *turned, *affine;
     ptrdiff_t *begins, *ends;
 } Scratch;
 
@@ -23,6 +24,7 @@ static int zeros_before(const Block *b) { return b->stride == 1; }
 static int slopes_width(const Block *b) { return b->width + 1 + zeros_before(b); }
 static ptrdiff_t slopes_size(const Block *b) { return (ptrdiff_t)(b->height + 1 + zeros_before(b)) * slopes_width(b) * b->c_out; }
 static ptrdiff_t kernel_size(const Block *b) { return (ptrdiff_t)9 * b->c_in * b->c_out; }
+static ptrdiff_t affine_size(const Block *b) { return 2 * b->c_out; }
 static ptrdiff_t places_size(const Block *b) {
     const ptrdiff_t in = (ptrdiff_t)b->height_in * b->width_in, out = (ptrdiff_t)b->height * b->width;
     return in > out ? in : out;
@@ -32,8 +34,9 @@ static ptrdiff_t places_size(const Block *b) {
 static ptrdiff_t share_reals(const Layout *l, REAL *at, Scratch *s) {
     ptrdiff_t size = 0;
     const ptrdiff_t above = take(&size, l->n * largest(l, out_size)), below = take(&size, l->n * largest(l, out_size)),
-                    slopes = take(&size, l->n * largest(l, slopes_size)), turned = take(&size, largest(l, kernel_size));
-    if (s) *s = (Scratch){.above = at + above, .below = at + below, .slopes = at + slopes, .turned = at + turned};
+                    slopes = take(&size, l->n * largest(l, slopes_size)), turned = take(&size, largest(l, kernel_size)),
+                    affine = take(&size, l->n * largest(l, affine_size));
+    if (s) *s = (Scratch){.above = at + above, .below = at + below, .slopes = at + slopes, .turned = at + turned, .affine = at + affine};
     return size;
 }
 
@@ -111,46 +114,66 @@ static const Choice *read_chosen(const Layout *l, const REAL *trace, int b, int 
     return (const Choice *)(trace + l->chosen[b]) + e * out_size(&l->blocks[b]);
 }
 
-/* Back through activation and normalisation of block b: from s->above to s->slopes; adds to the gradients in scale and shift. */
-static void pull_activation(const Layout *l, const REAL *const *params, REAL *trace, int b, REAL *const *gradients, Scratch *s) {
-    const Block *block = &l->blocks[b];
-    const REAL *scale = SCALE(params, b);
-    REAL centre[MAX_CHANNELS], spread[MAX_CHANNELS], flat[MAX_CHANNELS], tilt[MAX_CHANNELS], slope[MAX_CHANNELS];
-    memset(s->slopes, 0, l->n * slopes_size(block) * sizeof(REAL));
-    for (int e = 0; e < l->n; e++) {
-        REAL *gradient = s->above + e * out_size(block);
-        const REAL *sums = trace + l->sums[b] + e * sums_size(block);
-        const Choice *chosen = read_chosen(l, trace, b, e);
-        cut(block, out_map(l, trace, b, e), gradient);
-        read_statistics(l, trace, b, e, centre, spread);
-        sum_gradient(block, gradient, chosen, sums, centre, spread, flat, tilt);
-        for (int c = 0; c < block->c_out; c++) {
-            SCALE(gradients, b)[c] += tilt[c], SHIFT(gradients, b)[c] += flat[c];
-            flat[c] *= scale[c], tilt[c] *= scale[c], slope[c] = scale[c] * spread[c];
-        }
-        if (block->groups) {
-            REAL of_group[MAX_CHANNELS];
-            average_groups(block, flat, of_group), spread_groups(block, of_group, flat);
-            average_groups(block, tilt, of_group), spread_groups(block, of_group, tilt);
-            for (int c = 0; c < block->c_out; c++) {
-                tilt[c] *= spread[c] * spread[c];
-                flat[c] = flat[c] * spread[c] - tilt[c] * centre[c];
-            }
-        } else
-            memset(flat, 0, sizeof flat), memset(tilt, 0, sizeof tilt);
-        pull_normalised(block, gradient, chosen, sums, slope, flat, tilt, slopes_map(block, s->slopes, e));
+/* The zeros around an example's gradient in a convolution's results. */
+static void clear_edges(const Block *b, REAL *slopes) {
+    const int before = zeros_before(b);
+    const ptrdiff_t row = (ptrdiff_t)slopes_width(b) * b->c_out;
+    memset(slopes, 0, before * row * sizeof(REAL));
+    for (int y = before; y < before + b->height; y++) {
+        memset(slopes + y * row, 0, before * b->c_out * sizeof(REAL));
+        memset(slopes + (y + 1) * row - b->c_out, 0, b->c_out * sizeof(REAL));
     }
+    memset(slopes + (before + b->height) * row, 0, row * sizeof(REAL));
 }
 
-/* Adds to the gradient in a block's kernel: from its padded inputs and `slopes`, the gradient in its results. */
-static void pull_kernel(const Layout *l, const REAL *inputs, int b, REAL *slopes, REAL *gradient) {
+/* Back through activation and normalisation of block b of an example: from s->above to s->slopes, and its gradients in shift and scale. */
+static void pull_activation(const Layout *l, const REAL *const *params, REAL *trace, int b, int e, Scratch *s) {
     const Block *block = &l->blocks[b];
-    const ptrdiff_t row = (ptrdiff_t)padded_width(block) * block->c_in;
+    const REAL *scale = SCALE(params, b), *sums = trace + l->sums[b] + e * sums_size(block);
+    REAL centre[MAX_CHANNELS], spread[MAX_CHANNELS], flat[MAX_CHANNELS], tilt[MAX_CHANNELS], slope[MAX_CHANNELS];
+    REAL *gradient = s->above + e * out_size(block), *affine = s->affine + e * affine_size(block);
+    const Choice *chosen = read_chosen(l, trace, b, e);
+    clear_edges(block, s->slopes + e * slopes_size(block));
+    cut(block, out_map(l, trace, b, e), gradient);
+    read_statistics(l, trace, b, e, centre, spread);
+    sum_gradient(block, gradient, chosen, sums, centre, spread, flat, tilt);
+    memcpy(affine, flat, block->c_out * sizeof(REAL));
+    memcpy(affine + block->c_out, tilt, block->c_out * sizeof(REAL));
+    for (int c = 0; c < block->c_out; c++) flat[c] *= scale[c], tilt[c] *= scale[c], slope[c] = scale[c] * spread[c];
+    if (block->groups) {
+        REAL of_group[MAX_CHANNELS];
+        average_groups(block, flat, of_group), spread_groups(block, of_group, flat);
+        average_groups(block, tilt, of_group), spread_groups(block, of_group, tilt);
+        for (int c = 0; c < block->c_out; c++) {
+            tilt[c] *= spread[c] * spread[c];
+            flat[c] = flat[c] * spread[c] - tilt[c] * centre[c];
+        }
+    } else
+        memset(flat, 0, sizeof flat), memset(tilt, 0, sizeof tilt);
+    pull_normalised(block, gradient, chosen, sums, slope, flat, tilt, slopes_map(block, s->slopes, e));
+}
+
+/* `u` by the sum over the examples of their numbers, `pitch` apart from example to example. */
+static void sum_examples(const REAL *numbers, ptrdiff_t pitch, int n, int count, Update u) {
+    REAL sum[MAX_CHANNELS] = {0};
+    for (int e = 0; e < n; e++, numbers += pitch)
+        for (int c = 0; c < count; c++) sum[c] += numbers[c];
+    for (int c = 0; c < count; c++) u.to[c] = u.from[c] + u.factor * (u.each ? u.each[c] : 1) * sum[c];
+}
+
+/* The gradient in the rows [first, next) of part y of a block's kernel: from its padded inputs and `slopes`, the gradient in its results. */
+static void pull_rows(const Layout *l, const REAL *inputs, int b, REAL *slopes, int y, int first, int next, Update u) {
+    const Block *block = &l->blocks[b];
+    const ptrdiff_t row = (ptrdiff_t)padded_width(block) * block->c_in, begin = (ptrdiff_t)y * 3 * block->c_in + first;
     const Map map = slopes_map(block, slopes, 0);
     const Grid windows = {l->n, block->height, block->width, input_size(block), block->stride * row, (ptrdiff_t)block->stride * block->c_in};
     const Grid results = {l->n, block->height, block->width, slopes_size(block), map.row, map.place};
-    for (int y = 0; y < 3; y++)
-        correlate(&windows, inputs + y * row, 3 * block->c_in, &results, map.at, block->c_out, gradient + (ptrdiff_t)y * 3 * block->c_in * block->c_out);
+    correlate(&windows, inputs + y * row + first, next - first, &results, map.at, block->c_out, move_update(u, begin * block->c_out));
+}
+
+/* Adds to the gradient in a block's kernel. */
+static void pull_kernel(const Layout *l, const REAL *inputs, int b, REAL *slopes, REAL *gradient) {
+    for (int y = 0; y < 3; y++) pull_rows(l, inputs, b, slopes, y, 0, 3 * l->blocks[b].c_in, (Update){gradient, gradient, 1, NULL});
 }
 
 /* A square of vectors, rows `pitch` apart, with rows and columns exchanged: each round shuffles the first half like cards into the second. */
@@ -175,12 +198,12 @@ INLINE void transpose_square(const REAL *from, ptrdiff_t pitch, REAL *to, ptrdif
     for (int i = 0; i < LENGTH; i++) *(vector *)(to + i * to_pitch) = rows[i];
 }
 
-/* (9, c_in, c_out) as (9, c_out, c_in), so that what the way back adds up lies in rows. */
-static void turn_kernel(const Block *b, const REAL *kernel, REAL *turned) {
-    for (int tap = 0; tap < 9; tap++, kernel += (ptrdiff_t)b->c_in * b->c_out, turned += (ptrdiff_t)b->c_in * b->c_out)
+/* Taps [first, next) of (9, c_in, c_out) as (9, c_out, c_in), so that what the way back adds up lies in rows. */
+static void turn_kernel(const Block *b, const REAL *kernel, REAL *turned, int first, int next) {
+    for (ptrdiff_t tap = first, at = tap * b->c_in * b->c_out; tap < next; tap++, at += (ptrdiff_t)b->c_in * b->c_out)
         for (int i = 0; i < b->c_in; i += LENGTH)
             for (int o = 0; o < b->c_out; o += LENGTH)
-                transpose_square(kernel + (ptrdiff_t)i * b->c_out + o, b->c_out, turned + (ptrdiff_t)o * b->c_in + i, b->c_in);
+                transpose_square(kernel + at + (ptrdiff_t)i * b->c_out + o, b->c_out, turned + at + (ptrdiff_t)o * b->c_in + i, b->c_in);
 }
 
 /* In one direction: the windows that saw place `at` of a padded input, as how far behind the first of `slopes` each lies and its tap. */
@@ -193,10 +216,11 @@ static int find_windows(const Block *b, int parity, int shifts[3], int taps[3]) 
     return shifts[0] = 0, taps[0] = 2, shifts[1] = 1, taps[1] = 0, 2;
 }
 
-/* The places (stride * y + odd_y, stride * x + odd_x) of a block's inputs (n, h, w, c), and the first of `slopes` that each was seen by. */
-static int input_places(const Block *b, int n, int odd_y, int odd_x, ptrdiff_t *begins, ptrdiff_t *ends) {
+/* The places (stride * y + odd_y, stride * x + odd_x) of the inputs (n, h, w, c) of examples [first, next), and the first of `slopes` that each
+ * was seen by. */
+static int input_places(const Block *b, int first, int next, int odd_y, int odd_x, ptrdiff_t *begins, ptrdiff_t *ends) {
     int m = 0;
-    for (ptrdiff_t e = 0; e < n; e++)
+    for (ptrdiff_t e = first; e < next; e++)
         for (int y = odd_y; y < b->height_in; y += b->stride)
             for (int x = odd_x; x < b->width_in; x += b->stride, m++) {
                 begins[m] = e * slopes_size(b) + ((ptrdiff_t)(y / b->stride) * slopes_width(b) + x / b->stride) * b->c_out;
@@ -216,24 +240,25 @@ static int input_taps(const Block *b, int odd_y, int odd_x, const REAL *slopes, 
     return count;
 }
 
-/* The gradient in a block's inputs (n, h, w, c_in): the sum over `pairs` of slopes and turned kernels. */
-static void pull_convolution(const Layout *l, int b, int pairs, REAL *const *slopes, REAL *const *turned, REAL *below, const Scratch *s) {
+/* The gradient in the inputs (n, h, w, c_in) of examples [first, next) of a block: the sum over `pairs` of slopes and turned kernels. */
+static void pull_convolution(const Layout *l, int b, int first, int next, int pairs, REAL *const *slopes, REAL *const *turned, REAL *below,
+                             const Scratch *s) {
     const Block *block = &l->blocks[b];
     for (int odd = 0; odd < block->stride * block->stride; odd++) {
         const int odd_y = odd / block->stride, odd_x = odd % block->stride;
         Tap taps[18];
         int n_taps = 0;
         for (int pair = 0; pair < pairs; pair++) n_taps += input_taps(block, odd_y, odd_x, slopes[pair], turned[pair], taps + n_taps);
-        const int count = input_places(block, l->n, odd_y, odd_x, s->begins, s->ends);
+        const int count = input_places(block, first, next, odd_y, odd_x, s->begins, s->ends);
         multiply(taps, n_taps, block->c_out, block->c_in, s->begins, below, s->ends, count, NULL);
     }
 }
 
-/* Gradients (n, c * h * w) in features as maps (n, h, w, c). */
-static void place_gradient(const Layout *l, const REAL *features, REAL *maps) {
+/* Gradients (n, c * h * w) in the features of examples [first, next) as maps (n, h, w, c). */
+static void place_gradient(const Layout *l, const REAL *features, REAL *maps, int first, int next) {
     const Block *b = last_block(l);
     const int places = out_height(b) * out_width(b);
-    for (int e = 0; e < l->n; e++)
+    for (int e = first; e < next; e++)
         for (int p = 0; p < places; p++)
             for (int c = 0; c < b->c_out; c++)
                 maps[e * out_size(b) + (ptrdiff_t)p * b->c_out + c] = features[e * out_size(b) + (ptrdiff_t)c * places + p];
@@ -247,18 +272,37 @@ static void clear_gradients(const Layout *l, REAL *const *gradients) {
     }
 }
 
-/* A lane's gradients, from those in its features. Nobody asks about that in the images. */
-static void pull_blocks(const Layout *l, const REAL *const *params, REAL *trace, const REAL *upstream, REAL *const *gradients, Scratch *s) {
-    clear_gradients(l, gradients);
-    place_gradient(l, upstream, s->above);
+static void swap_maps(Scratch *s) {
+    REAL *below = s->above;
+    s->above = s->below, s->below = below;
+}
+
+/* What becomes of a lane's parameters, or of a place for their gradients, by the gradients: from those in its features, `upstream`. Nobody asks
+ * about that in the images. updates: in the order of the params; one that leads nowhere (`to` of NULL) is not computed. The lane's crew shares
+ * the work out in `parts` of its examples. */
+static void pull_blocks(const Layout *l, const REAL *const *params, REAL *trace, const REAL *upstream, const Update *updates, Scratch *s, Member *m,
+                        int parts) {
     for (int b = l->n_blocks - 1; b >= 0; b--) {
-        pull_activation(l, params, trace, b, gradients, s);
-        pull_kernel(l, trace + l->input[b], b, s->slopes, KERNEL(gradients, b));
-        if (!b) return;
-        turn_kernel(&l->blocks[b], KERNEL(params, b), s->turned);
-        pull_convolution(l, b, 1, &s->slopes, &s->turned, s->below, s);
-        REAL *below = s->above;
-        s->above = s->below, s->below = below;
+        const Block *block = &l->blocks[b];
+        const int depth = 3 * block->c_in, examples = b ? parts : 0, turns = b ? 3 : 0;
+        EACH_ITEM(part, parts + turns, m) {
+            const int first = first_of(part, parts, l->n), next = first_of(part + 1, parts, l->n), tap = 3 * (part - parts);
+            if (part >= parts) turn_kernel(block, KERNEL(params, b), s->turned, tap, tap + 3);
+            if (part < parts && b == l->n_blocks - 1) place_gradient(l, upstream, s->above, first, next);
+            for (int e = first; part < parts && e < next; e++) pull_activation(l, params, trace, b, e, s);
+        }
+        EACH_ITEM(item, examples + 3 * parts + 1, m) {
+            const int part = item - examples, y = part / parts, share = part % parts;
+            if (item < examples)
+                pull_convolution(l, b, first_of(item, parts, l->n), first_of(item + 1, parts, l->n), 1, &s->slopes, &s->turned, s->below, s);
+            else if (y < 3 && KERNEL(updates, b).to)
+                pull_rows(l, trace + l->input[b], b, s->slopes, y, first_of(share, parts, depth), first_of(share + 1, parts, depth), KERNEL(updates, b));
+            else if (y == 3) {
+                if (SHIFT(updates, b).to) sum_examples(s->affine, affine_size(block), l->n, block->c_out, SHIFT(updates, b));
+                if (SCALE(updates, b).to) sum_examples(s->affine + block->c_out, affine_size(block), l->n, block->c_out, SCALE(updates, b));
+            }
+        }
+        swap_maps(s);
     }
 }
 

@@ -4,6 +4,7 @@
  * `trace_size` numbers. A lane is worked on alone, by one thread, in an order that nothing but its own sizes decides: its numbers are the same
  * to the last bit in every batch. `team` runs `threads` of them. All return 0, or 1 where there was no memory.
  */
+#include "descent.h"
 #include "parallel.h"
 #include "tangent.h"
 
@@ -74,10 +75,16 @@ EXPORT int run(const Block *blocks, int n_blocks, int lanes, int n, const REAL *
 static void pull_item(const void *job_, int lane, void *memory) {
     const Job *job = job_;
     const Layout *l = &job->layout;
+    REAL *const *gradients = job->gradients + (ptrdiff_t)lane * n_params(job);
     Scratch scratch;
+    Update updates[3 * MAX_BLOCKS];
+    Crew alone = {0};
+    Member me = join_crew(&alone);
     share_places(l, (REAL *)memory + share_reals(l, memory, &scratch), &scratch);
-    pull_blocks(l, job->params + (ptrdiff_t)lane * n_params(job), job->traces[lane],
-                job->upstream + lane * l->n * out_size(last_block(l)), job->gradients + (ptrdiff_t)lane * n_params(job), &scratch);
+    clear_gradients(l, gradients);
+    for (int p = 0; p < n_params(job); p++) updates[p] = (Update){gradients[p], gradients[p], 1, NULL};
+    pull_blocks(l, job->params + (ptrdiff_t)lane * n_params(job), job->traces[lane], job->upstream + lane * l->n * out_size(last_block(l)), updates,
+                &scratch, &me, 1);
 }
 
 /* The gradients in each lane's parameters from those in its features, `upstream` (lanes, n, d). */
@@ -111,4 +118,17 @@ EXPORT int push(const Block *blocks, int n_blocks, int lanes, int n, const REAL 
                      .features = features, .gradients = gradients};
     const size_t reals = job.layout.size + 2 * share_reals(&job.layout, NULL, NULL);
     return run_parallel(push_item, &job, lanes, threads, team, reals * sizeof(REAL) + places_bytes(&job.layout));
+}
+
+/* Every lane's whole inner loop. Returns 2 where a lane is not what `Descent` says. */
+EXPORT int descend(const Descent *descent, int threads, Team team) {
+    if (!is_sound(descent)) return 2;
+    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    Plan plan = plan_descent(descent, threads);
+    const size_t crews_bytes = descent->lanes * sizeof(Crew);
+    if (!(plan.crews = aligned_alloc(64, crews_bytes + !crews_bytes * 64))) return 1;
+    memset(plan.crews, 0, crews_bytes);
+    const int failed = run_parallel(descend_item, &plan, descent->lanes + plan.helpers, threads, team, descent_bytes(&plan));
+    free(plan.crews);
+    return failed;
 }

@@ -15,6 +15,7 @@ _INT, _LONG, _POINTER = ctypes.c_int, ctypes.c_longlong, ctypes.c_void_p
 _CONV4 = {
     "run": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _POINTER],
     "pull": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
+    "descend": [_POINTER, _INT, _POINTER],
     "push": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
 }
 _PACKING = {name: [_POINTER, _INT, _INT, _POINTER, _LONG, _POINTER] for name in ("pack", "unpack")}
@@ -22,6 +23,18 @@ MOST_CHANNELS = 512
 """`MAX_CHANNELS` of network.h: what the C has room for."""
 _RANK = {"DEFAULT": 0, "AVX2": 1, "AVX512": 2}
 _NUMBERS = {torch.float32: "float32", torch.float64: "float64"}
+
+
+class DescentTask(ctypes.Structure):
+    """`Descent` of descent.h."""
+
+    _fields_ = (
+        ("blocks", _POINTER),
+        *((name, _INT) for name in ("n_blocks", "lanes", "n", "max_way", "most_steps", "divides_body", "at_prototypes")),
+        ("feature_scale", ctypes.c_double),
+        *((name, _POINTER) for name in ("images", "targets", "mask", "class_mask", "steps", "rates", "each", "shared", "own")),
+        *((name, _POINTER) for name in ("weight", "bias", "features", "loss", "accuracy")),
+    )
 
 
 def find_library(dtype: torch.dtype, channels: int) -> ctypes.CDLL | None:

@@ -146,16 +146,11 @@ static void push_pull_activation(const Layout *l, const REAL *const *params, con
     pull_tangent(block, gradient, change, chosen, sums, sums_dot, &k, slopes_map(block, moving->slopes, e));
 }
 
-static void swap_maps(Scratch *s) {
-    REAL *below = s->above;
-    s->above = s->below, s->below = below;
-}
-
 /* The change of the gradients that `pull_blocks` finds for `upstream`, which does not move itself. */
 static void push_backward(const Layout *l, const REAL *const *params, const REAL *const *direction, REAL *trace, REAL *tangents,
                           const REAL *upstream, REAL *const *gradients, Scratch *s, Scratch *moving) {
     clear_gradients(l, gradients);
-    place_gradient(l, upstream, s->above);
+    place_gradient(l, upstream, s->above, 0, l->n);
     memset(moving->above, 0, l->n * out_size(last_block(l)) * sizeof(REAL));
     for (int b = l->n_blocks - 1; b >= 0; b--) {
         const Block *block = &l->blocks[b];
@@ -165,10 +160,10 @@ static void push_backward(const Layout *l, const REAL *const *params, const REAL
         pull_kernel(l, trace + l->input[b], b, moving->slopes, KERNEL(gradients, b));
         if (!b) return;
         pull_kernel(l, tangents + l->input[b], b, s->slopes, KERNEL(gradients, b));
-        turn_kernel(block, KERNEL(params, b), s->turned);
-        turn_kernel(block, KERNEL(direction, b), moving->turned);
-        pull_convolution(l, b, 1, &s->slopes, &s->turned, s->below, s);
-        pull_convolution(l, b, 2, (REAL *[]){moving->slopes, s->slopes}, (REAL *[]){s->turned, moving->turned}, moving->below, s);
+        turn_kernel(block, KERNEL(params, b), s->turned, 0, 9);
+        turn_kernel(block, KERNEL(direction, b), moving->turned, 0, 9);
+        pull_convolution(l, b, 0, l->n, 1, &s->slopes, &s->turned, s->below, s);
+        pull_convolution(l, b, 0, l->n, 2, (REAL *[]){moving->slopes, s->slopes}, (REAL *[]){s->turned, moving->turned}, moving->below, s);
         swap_maps(s);
         swap_maps(moving);
     }

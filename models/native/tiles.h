@@ -105,9 +105,18 @@ typedef struct {
     ptrdiff_t example, row, place;
 } Grid;
 
-/* result[r][:] += sum over the places of both grids of left[place][r] * right[place][:]; rows of `result` are `pitch` apart. */
-INLINE void correlate_tile(const int rows, const int width, const Grid *grid, const REAL *left, const Grid *other, const REAL *right,
-                           REAL *result, ptrdiff_t pitch) {
+/* What becomes of a sum: to = from + factor * sum, or, with a factor for each number, from + factor * each * sum. */
+typedef struct {
+    const REAL *from;
+    REAL *to, factor;
+    const REAL *each;
+} Update;
+
+INLINE Update move_update(Update u, ptrdiff_t by) { return (Update){u.from + by, u.to + by, u.factor, u.each ? u.each + by : NULL}; }
+
+/* Row r of `u` from the sum over the places of both grids of left[place][r] * right[place][:]; its rows are `pitch` apart. */
+INLINE void correlate_tile(const int rows, const int width, const Grid *grid, const REAL *left, const Grid *other, const REAL *right, Update u,
+                           ptrdiff_t pitch) {
     vector sum[ROWS][WIDTH];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
@@ -129,7 +138,11 @@ INLINE void correlate_tile(const int rows, const int width, const Grid *grid, co
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
-        for (int v = 0; v < width; v++) *(vector *)(result + r * pitch + v * LENGTH) += sum[r][v];
+        for (int v = 0; v < width; v++) {
+            const ptrdiff_t at = r * pitch + v * LENGTH;
+            const vector all = {0}, factor = u.each ? u.factor * *(const vector *)(u.each + at) : all + u.factor;
+            *(vector *)(u.to + at) = *(const vector *)(u.from + at) + factor * sum[r][v]; /* one rounding in tiles of all heights, or the bits differ */
+        }
 }
 
 /* Calls `tile(rows, width, ...)` with both numbers known to the compiler. */
@@ -168,16 +181,16 @@ static void multiply(const Tap *taps, int n_taps, int depth, int channels, const
     }
 }
 
-/* result (depth, channels) += sum over places of left[place][:depth] (outer) right[place][:channels]. */
-static void correlate(const Grid *grid, const REAL *left, int depth, const Grid *other, const REAL *right, int channels, REAL *result) {
+/* `u` (depth, channels) from the sum over places of left[place][:depth] (outer) right[place][:channels]. */
+static void correlate(const Grid *grid, const REAL *left, int depth, const Grid *other, const REAL *right, int channels, Update u) {
     const int tiles = (depth + ROWS - 1) / ROWS;
     for (int tile = 0, first = 0; tile < tiles; tile++) {
         const int next = (int)((long)depth * (tile + 1) / tiles);
         for (int remaining = channels / LENGTH, wide; remaining > 0; remaining -= wide) {
             wide = choose_width(remaining);
             const ptrdiff_t column = channels - remaining * LENGTH;
-            BY_ROWS(next - first, wide, correlate_tile, grid, left + first, other, right + column, result + first * (ptrdiff_t)channels + column,
-                    channels)
+            BY_ROWS(next - first, wide, correlate_tile, grid, left + first, other, right + column,
+                    move_update(u, first * (ptrdiff_t)channels + column), channels)
         }
         first = next;
     }

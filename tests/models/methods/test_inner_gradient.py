@@ -78,6 +78,7 @@ def test_steps_that_move_only_the_head_look_at_the_support_set_once(monkeypatch:
         return features(self, params, inputs)
 
     monkeypatch.setattr(Conv4, "features", count)
+    by_torch(monkeypatch)
     for method, expected in (("anil", 1), ("maml", 5)):  # five steps: the first two share a look, and the last loss needs one
         learner, support = build(method, inner_steps=5), draw_tasks((3, 5), 1)
         learner.adapt(learner.init(torch.Generator().manual_seed(0)), replace(support, inputs=support.inputs.float()))
