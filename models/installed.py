@@ -17,7 +17,7 @@ from models.backbones import lay_out
 from models.confidence import Confidence, parse_confidence
 from models.holdout import HeldOutScore, score_support_set
 from models.learner import BODY, Embeds, Explains, Learner, Restarts, take_body
-from models.serving import PLAIN, AdaptedLane, AnsweredLane, adapt_lanes, guard_memory, make_template, predict_lanes
+from models.serving import PLAIN, AdaptedLane, AnsweredLane, adapt_lanes, guard_memory, make_template, mixes_steps, predict_lanes
 from models.state_format import StateFormat, describe_states
 from models.support import Params, State, Support, make_support
 from models.warm_start import StartTrial, decode_params, try_start
@@ -55,20 +55,25 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class Installed:
-    """A learner and its meta-parameters on a device; `format` says how its adapted states are written."""
+    """A learner and its meta-parameters on a device; `format` says how its adapted states are written.
+
+    mixes_steps: whether tasks of one batch may take different numbers of inner steps.
+    """
 
     learner: Learner
     params: Params
     format: StateFormat
     confidence: Confidence = PLAIN
+    mixes_steps: bool = False
 
     @property
     def abilities(self) -> frozenset[Ability]:
         """What the learner can do besides adapting and predicting."""
         return frozenset(name for name, protocol in ABILITIES.items() if isinstance(self.learner, protocol))
 
-    def adapt(self, tasks: Sequence[Examples], steps: int, start: bytes | None = None) -> list[AdaptedLane]:
+    def adapt(self, tasks: Sequence[Examples], steps: int | Sequence[int], start: bytes | None = None) -> list[AdaptedLane]:
         """Every task's adapted state, in one batched inner loop, from the weights in `start` (see `try_start`) or the usual ones.
+        steps: of all tasks, or of each where `mixes_steps`.
 
         Raises InvalidSupport, InvalidOptions, IncompatibleState, OutOfMemory.
         """
@@ -118,10 +123,10 @@ class Installed:
 
 
 def install(loaded: Loaded, device: torch.device, confidence: Mapping[str, Any] | None = None) -> Installed:
-    """The initializer on `device`, warmed up by one small adaptation; confidence: the section of its card. Raises CheckpointCorrupt."""
+    """The initializer on `device`, warmed up by small adaptations; confidence: the section of its card. Raises CheckpointCorrupt."""
     params = _lay_out(loaded.learner, _to_device(loaded.params, device))
     states = describe_states(make_template(loaded.learner, params), loaded.params)
-    return Installed(loaded.learner, params, states, parse_confidence(confidence or {}))
+    return Installed(loaded.learner, params, states, parse_confidence(confidence or {}), mixes_steps(loaded.learner, params))
 
 
 def _lay_out(learner: Learner, params: Params) -> Params:

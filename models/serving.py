@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.confidence import Confidence, calibrate
 from models.errors import InvalidOptions, OutOfMemory
-from models.learner import Explains, Learner, PredictsEach
+from models.learner import Adaptation, AdaptsEach, Explains, Learner, PredictsEach
 from models.support import (
     Params,
     State,
@@ -66,25 +66,27 @@ class AnsweredLane:
 
 
 def adapt_lanes(
-    learner: Learner, params: Params, supports: Sequence[Support], steps: int, start: Params | None = None
+    learner: Learner, params: Params, supports: Sequence[Support], steps: int | Sequence[int], start: Params | None = None
 ) -> list[AdaptedLane]:
     """Adapts every support set (one lane each, on any device) in one batched inner loop on the device of `params`.
 
-    start: the weights that the inner loop starts from, `params` unless given. Raises OutOfMemory, InvalidOptions.
+    steps: of all lanes, or of each where `mixes_steps`. start: the weights that the inner loop starts from, `params` unless given.
+    Raises OutOfMemory, InvalidOptions.
     """
     device = _device_of(params)
+    counts = [steps] * len(supports) if isinstance(steps, int) else list(steps)
 
     def run() -> list[AdaptedLane]:
         support = stack_supports(supports).to(device)
         with torch.no_grad():  # a learner turns gradients on for its own inner steps
-            adaptation = learner.adapt(start or params, support, steps)
+            adaptation = _adapt(learner, start or params, support, counts)
         features = adaptation.features if start is None else None  # of another start they are other features
         embedded = embed_tasks(learner, params, support) if features is None else describe_features(features, support)
         embeddings = _take_embeddings(embedded, support.lanes)
         loss, accuracy = adaptation.loss.cpu(), adaptation.accuracy.cpu()
         states = split_state({name: tensor.cpu() for name, tensor in adaptation.state.items()})
         finite = _find_finite([loss, *adaptation.state.values()])
-        curves = [tuple(lane) for lane in loss.tolist()], [tuple(lane) for lane in accuracy.tolist()]
+        curves = [[tuple(lane[: count + 1]) for lane, count in zip(each.tolist(), counts, strict=True)] for each in (loss, accuracy)]
         accuracies = curves[1] if learner.kind == "classification" else [()] * len(states)
         return [AdaptedLane(*lane) for lane in zip(states, curves[0], accuracies, finite, embeddings, strict=True)]
 
@@ -135,12 +137,32 @@ def make_template(learner: Learner, params: Params) -> State:
 
     It costs one small adaptation, and warms the device up.
     """
-    device = _device_of(params)
+    with torch.no_grad():
+        return learner.adapt(params, _make_blank(learner, params)).state
+
+
+def mixes_steps(learner: Learner, params: Params) -> bool:
+    """Whether lanes of one batch may take different numbers of inner steps. It costs one small adaptation."""
+    blank = _make_blank(learner, params)
+    with torch.no_grad():
+        return isinstance(learner, AdaptsEach) and learner.adapt_each(params, stack_supports([blank, blank]), [0, 1]) is not None
+
+
+def _make_blank(learner: Learner, params: Params) -> Support:
+    """A support set of two examples that show nothing."""
     inputs = torch.zeros(2, *learner.input_shape)
     is_classification = learner.kind == "classification"
     support = make_support(inputs, torch.arange(2), 2) if is_classification else make_support(inputs, torch.zeros(2, 1))
-    with torch.no_grad():
-        return learner.adapt(params, support.to(device)).state
+    return support.to(_device_of(params))
+
+
+def _adapt(learner: Learner, params: Params, support: Support, steps: Sequence[int]) -> Adaptation:
+    if len(set(steps)) == 1:
+        return learner.adapt(params, support, steps[0])
+    each = learner.adapt_each(params, support, steps) if isinstance(learner, AdaptsEach) else None
+    if each is None:
+        raise InvalidOptions(f"lanes of this learner take equal steps in a batch, got {sorted(set(steps))}")
+    return each
 
 
 def _find_finite(tensors: Sequence[Tensor]) -> list[bool]:

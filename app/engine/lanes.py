@@ -33,11 +33,15 @@ class _JobLane(Generic[V]):
 
 @dataclass(frozen=True)
 class AdaptLane(_JobLane[V]):
-    """A support set to adapt to. Lanes share an inner loop when they take equal steps from equal weights."""
+    """A support set to adapt to. Lanes share an inner loop when they start from equal weights and take equal steps; where the version mixes
+    steps, these may differ by a factor of four, since a batch ends when its last lane does."""
+
+    mixes_steps: bool = False
 
     @property
     def options(self) -> Hashable:
-        return self.job.steps, hashlib.sha256(self.job.start).digest() if self.job.start is not None else None
+        steps = size_class(max(1, self.job.steps)) if self.mixes_steps else self.job.steps
+        return steps, hashlib.sha256(self.job.start).digest() if self.job.start is not None else None
 
 
 @dataclass(frozen=True)

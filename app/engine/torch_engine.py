@@ -139,7 +139,7 @@ class TorchEngine:
         with self._versions.use(job.key.initializer) as version:
             _check_shape(job.inputs, version.learner, errors.InvalidSupport)
             since = now()
-            outcome = await self._submit("adapt", job.key, AdaptLane(version, since, job))
+            outcome = await self._submit("adapt", job.key, AdaptLane(version, since, job, version.mixes_steps))
             lane, phases = cast(tuple[AdaptedLane, Phases], outcome)
             phases, started = hand_over(phases, since), now()
             with _in_service_words():
@@ -235,7 +235,7 @@ def _round_all(_bucket: Hashable, rounds: Sequence[_Round], _taken: float) -> li
 
 def _run_adaptations(lanes: Sequence[_Adapt], taken: float) -> list[_Outcome | Exception]:
     started, version = now(), lanes[0].version
-    adapted = version.adapt([lane.job for lane in lanes], lanes[0].job.steps, lanes[0].job.start)
+    adapted = version.adapt([lane.job for lane in lanes], [lane.job.steps for lane in lanes], lanes[0].job.start)
     diverged = errors.AdaptationFailed("the inner loop ended in numbers that are not finite; try fewer steps, or smaller inputs")
     return [
         (outcome, measure(lane.since, taken, started, len(lanes))) if outcome.is_finite else diverged

@@ -7,7 +7,7 @@ import torch
 
 from models.errors import InvalidOptions, OutOfMemory
 from models.methods import build_learner
-from models.serving import adapt_lanes, predict_lanes
+from models.serving import adapt_lanes, mixes_steps, predict_lanes
 from models.support import Params, State, Support, make_support
 
 LEARNER = build_learner(
@@ -42,6 +42,27 @@ def test_every_lane_keeps_its_own_number_of_classes(params: Params) -> None:
     assert all(lane.is_finite and len(lane.loss) == len(lane.accuracy) == 3 for lane in lanes)
     answers = predict_lanes(LEARNER, params, [lane.state for lane in lanes], [torch.rand(4, 1, 16, 16), torch.rand(1, 1, 16, 16)], 100)
     assert [lane.values.shape for lane in answers] == [(4, 2), (1, 5)]
+
+
+def test_lanes_of_different_steps_share_a_batch_and_each_is_bit_for_bit_what_it_is_alone(params: Params) -> None:
+    tasks, steps = [make_task(2, 3), make_task(5, 1), make_task(3, 2)], [3, 0, 1]
+    assert mixes_steps(LEARNER, params)
+    for task, count, lane in zip(tasks, steps, adapt_lanes(LEARNER, params, tasks, steps), strict=True):
+        [alone] = adapt_lanes(LEARNER, params, [task], count)
+        assert (lane.loss, lane.accuracy) == (alone.loss, alone.accuracy)
+        assert len(lane.loss) == count + 1
+        assert all(torch.equal(tensor, alone.state[name]) for name, tensor in lane.state.items())
+
+
+def test_a_learner_whose_lanes_stay_to_the_end_takes_equal_steps_only() -> None:
+    spec = {"method": "maml", "kind": "classification", "input_shape": [6], "backbone": {"kind": "mlp", "hidden": [8]}}
+    learner = build_learner(spec)
+    params = learner.init(torch.Generator().manual_seed(0))
+    tasks = [make_support(torch.rand(2, 6), torch.arange(2), 2) for _ in range(2)]
+    assert not mixes_steps(learner, params)
+    assert [len(lane.loss) for lane in adapt_lanes(learner, params, tasks, [2, 2])] == [3, 3]
+    with pytest.raises(InvalidOptions, match="equal steps"):
+        adapt_lanes(learner, params, tasks, [2, 1])
 
 
 def test_answers_do_not_depend_on_how_the_queries_are_split(params: Params, state: State) -> None:

@@ -142,6 +142,28 @@ async def test_a_job_adapted_alone_and_among_others_gives_the_same_state(engine:
     np.testing.assert_allclose(together.loss, alone.loss, atol=1e-5)
 
 
+async def test_jobs_of_about_as_many_steps_share_a_batch_and_their_bytes_are_those_they_have_alone(engine: TorchEngine) -> None:
+    steps = [2, 4, 3, 2, 50]
+    jobs = [make_job("maml", seed, steps=count) for seed, count in enumerate(steps)]
+    alone = [await engine.adapt(job) for job in jobs]
+    busy = asyncio.ensure_future(
+        engine.adapt(make_job("maml", 9, n_way=20, shots=3, steps=60))
+    )  # whoever comes now waits, and is then one batch
+    await asyncio.sleep(0)
+    together = await asyncio.gather(*(engine.adapt(replace(job)) for job in jobs))
+    await busy
+    assert [lane.phases.lanes for lane in together] == [4, 4, 4, 4, 1]
+    assert [lane.state for lane in together] == [lane.state for lane in alone]
+    assert [len(lane.loss) for lane in together] == [count + 1 for count in steps]
+
+
+async def test_jobs_of_other_steps_wait_for_their_turn_where_lanes_stay_to_the_end(engine: TorchEngine) -> None:
+    jobs = [replace(make_sine_job(seed), steps=1 + seed % 2) for seed in range(6)]
+    together = await asyncio.gather(*(engine.adapt(job) for job in jobs))
+    assert max(lane.phases.lanes for lane in together) <= 3
+    assert [len(lane.loss) for lane in together] == [2 + seed % 2 for seed in range(6)]
+
+
 async def test_equal_jobs_give_equal_bytes(engine: TorchEngine, name: str) -> None:
     first = await engine.adapt(make_job(name, 1))
     assert (await engine.adapt(make_job(name, 1))).state == first.state
