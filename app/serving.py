@@ -17,6 +17,7 @@ import uvicorn
 from app.admin import make_first_key
 from app.composition import build_services
 from app.main import Application, create_app
+from app.one_write import OneWriteProtocol
 from app.settings import Settings
 from app.worker import run_worker
 
@@ -64,6 +65,7 @@ def run_http_process(settings: Settings, role: Literal["all", "api"], *, announc
         app,
         host=settings.host,
         port=settings.port,
+        http=OneWriteProtocol,
         log_config=None,
         access_log=False,  # the service logs requests itself, with their ids
         timeout_graceful_shutdown=round(settings.drain_timeout_s),

@@ -10,9 +10,10 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import structlog
 
 from app import logs
-from app.logs import LineLogger, Lines
+from app.logs import LineLogger, Lines, render_plainly
 
 
 class Writes(io.StringIO):
@@ -87,3 +88,18 @@ def test_a_process_that_ends_has_written_everything(log_format: str) -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stderr.count("\n") == 1
     assert "bye" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"method": "POST", "path": "/v1/tasks", "status": 200, "total_ms": 1.25},
+        {"path": "/with space", "quoted": "it's", "equal": "a=b", "lines": "a\nb", "empty": "", "nothing": None, "ids": ["a", 1]},
+        {"exception": "Traceback\nValueError: no"},
+        {},
+    ],
+)
+def test_a_line_looks_as_structlog_makes_it_without_colours(fields: dict[str, object]) -> None:
+    event = {"timestamp": "2026-11-21T16:09:50.024066Z", "level": "info", "event": "request", "request_id": "x", **fields}
+    expected = structlog.dev.ConsoleRenderer(colors=False)(None, "info", dict(event))
+    assert render_plainly(None, "info", dict(event)) == expected

@@ -7,7 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
 
+from app import telemetry
+from app.api import predictions
 from tests.app.api.conftest import Service, make_task, npy, strokes
 
 JSON_BODY: dict[str, Any] = {"json": {"inputs": (strokes(2) / 255).tolist()}}
@@ -77,3 +81,12 @@ async def test_its_requests_are_counted_under_the_route(service: Service) -> Non
     await service.user.post(url, **JSON_BODY)
     page = (await service.nobody.get("/metrics")).text
     assert re.search(r'http_server_request_duration_seconds_count\{[^}]*http_route="/v1/tasks/\{task_id\}/predictions"', page)
+
+
+async def test_a_process_that_is_traced_leaves_them_to_fastapi(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = (await make_task(service.user))["links"]["predictions"]
+    monkeypatch.setattr(predictions, "_predict_plainly", None)  # whoever goes there is answered 500
+    assert (await service.user.post(url, **JSON_BODY)).status_code == 500
+    monkeypatch.setattr(trace, "get_tracer_provider", TracerProvider)
+    assert telemetry.is_traced()
+    assert (await service.user.post(url, **JSON_BODY)).status_code == 200
