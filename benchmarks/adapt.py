@@ -16,7 +16,7 @@ from benchmarks.adapt_peers import PEERS
 from benchmarks.contenders import Measure, check_weights, open_checked_peers
 from benchmarks.few_shot import Problem, describe_data, make_problem
 from benchmarks.flops import count_anil, count_forward, count_maml, count_ridge, measure_matmul_rate
-from benchmarks.harness import OURS, Findings, Plan, Row
+from benchmarks.harness import OURS, Findings, Plan, Row, measure_all
 from benchmarks.plain_conv4 import stack_weights, to_state
 from benchmarks.timing import time_paired
 from models.backbones import Conv4
@@ -62,12 +62,7 @@ def list_settings(quick: bool) -> list[Setting]:
 
 def run(plan: Plan) -> Findings:
     """One row for each setting, and all the peers that are here."""
-    rows, missing = [], {}
-    for setting in plan.choose(list_settings(plan.quick)):
-        row, absent = measure(setting, plan)
-        plan.report(row)
-        rows.append(row)
-        missing.update(absent)
+    rows, missing = measure_all(plan, list_settings(plan.quick), measure)
     return Findings(rows, {"data": describe_data(), "way": N_WAY, "tolerance": TOLERANCE}, missing)
 
 

@@ -113,6 +113,19 @@ def make_row(
     return Row(settings, unit, ours, peers, ratio, limit_fraction, details)
 
 
+def measure_all(
+    plan: Plan, settings: Sequence[Setting], measure: Callable[[Setting, Plan], tuple[Row, Mapping[str, str]]]
+) -> tuple[list[Row], dict[str, str]]:
+    """The rows of the settings that `plan` chooses, each reported when it is there, and why peers are missing from any of them."""
+    rows, missing = list[Row](), dict[str, str]()
+    for setting in plan.choose(settings):
+        row, absent = measure(setting, plan)
+        plan.report(row)
+        rows.append(row)
+        missing.update(absent)
+    return rows, missing
+
+
 def run_benchmark(name: str, plan: Plan, command: str) -> dict[str, Any]:
     """Runs one benchmark with the plan's threads and returns its report, ready for JSON. Raises Refused."""
     check_name(name)

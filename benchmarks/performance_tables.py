@@ -68,6 +68,46 @@ def _tabulate_paired(rows: Sequence[Row], names: Sequence[str], rate: str) -> st
     return tabulate(header, cells)
 
 
+def tabulate_paths(reports: Reports) -> str:
+    """What the choice of a path comes to, and a line for each initializer and number of lanes."""
+    header = ["initializer", "lanes"]
+    header += [f"{work}: {name}" for work in ("adapt", "predict") for name in ("C", "torch", "lane by lane", "ratio (quartiles)")]
+    predicting = {_name_path(row): row for row in reports.rows("paths", work="predict")}
+    cells = [
+        [
+            f"`{row['settings']['initializer']}`",
+            str(row["settings"]["lanes"]),
+            *_show_paths(row),
+            *_show_paths(predicting.get(_name_path(row))),
+        ]
+        for row in reports.rows("paths", work="adapt")
+    ]
+    return f"{_judge_paths(reports.rows('paths'))}\n\n{tabulate(header, cells)}"
+
+
+def _name_path(row: Row) -> tuple[str, int]:
+    return row["settings"]["initializer"], row["settings"]["lanes"]
+
+
+def _show_paths(row: Row | None) -> list[str]:
+    if row is None:
+        return [NOTHING] * 4
+    ways = [row["ours"], row["peers"]["torch"], row["peers"].get("torch, lane by lane")]
+    return [*map(show, ways), show_ratio(row, row["details"]["ratio_iqr"])]
+
+
+def _judge_paths(rows: Sequence[Row]) -> str:
+    """Where another way than C is faster by more than chance: the whole box of quartiles lies below one."""
+    lost = [
+        f"{row['settings']['work']} of `{row['settings']['initializer']}`, {row['settings']['lanes']} lanes"
+        for row in rows
+        if row["details"]["ratio_iqr"][1] < 1
+    ]
+    ratios = sorted(row["ratio"] for row in rows)
+    verdict = f"torch is the faster in {len(lost)}: {'; '.join(lost)}" if lost else "torch is the faster in none by more than chance"
+    return f"Milliseconds of all lanes together. Of {len(rows)} settings {verdict}; C is {ratios[0]:.2f} to {ratios[-1]:.2f} times as fast."
+
+
 def tabulate_predict(reports: Reports) -> str:
     """One table."""
     header = [
@@ -239,6 +279,7 @@ def show_ratio(row: Row, spread: Sequence[float] | None) -> str:
 TABLES: Mapping[str, Callable[[Reports], str]] = {
     "adapt": tabulate_adapt,
     "train": tabulate_train,
+    "paths": tabulate_paths,
     "predict": tabulate_predict,
     "serve": tabulate_serve,
     "cache": tabulate_cache,

@@ -19,7 +19,7 @@ from benchmarks.harness import OURS, Row
 
 Contender = Callable[[], Any]
 
-LEAST_REPETITIONS = 3
+LEAST_REPETITIONS = 5
 
 
 @dataclass(frozen=True)

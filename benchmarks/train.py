@@ -17,7 +17,7 @@ import torch
 from benchmarks.adapt import N_WAY, OPTIONS, STEPS
 from benchmarks.contenders import Measure, check_gradients, open_checked_peers
 from benchmarks.few_shot import Problem, describe_data, make_problem
-from benchmarks.harness import OURS, Findings, Plan, Row
+from benchmarks.harness import OURS, Findings, Plan, Row, measure_all
 from benchmarks.timing import time_paired
 from benchmarks.train_peers import PEERS
 from models.episodes import EpisodeShape
@@ -31,12 +31,7 @@ BUDGET_S = 120.0
 
 def run(plan: Plan) -> Findings:
     """A row for each form of the network."""
-    rows, missing = [], {}
-    for downsample in plan.choose(["stride"] if plan.quick else ["stride", "pool"]):
-        row, absent = measure(downsample, plan)
-        plan.report(row)
-        rows.append(row)
-        missing.update(absent)
+    rows, missing = measure_all(plan, ["stride"] if plan.quick else ["stride", "pool"], measure)
     return Findings(rows, {"data": describe_data(), "tolerance": TOLERANCE, "second_order": True}, missing)
 
 

@@ -131,7 +131,10 @@ class Conv4:
         return self.features({name.removeprefix(prefix): tensor for name, tensor in stacked.items()}, inputs)
 
     def find_native(self, inputs: Tensor) -> Network | None:
-        """What computes the features of such inputs in C, with its derivatives in the parameters; None where torch does."""
+        """What computes the features of such inputs in C, with its derivatives in the parameters; None where torch does.
+
+        C wherever it can: `innerloop benchmark paths` has both for every learner and number of lanes (docs/performance.md).
+        """
         if self.extra or self.attention or inputs.device.type != "cpu" or inputs.requires_grad:
             return None
         return self._networks.get(inputs.dtype)

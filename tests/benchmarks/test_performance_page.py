@@ -61,7 +61,7 @@ def test_nothing_measured_is_a_page_that_says_so() -> None:
     nothing = Reports([])
     page = write_page(PAGE.read_text(), nothing)
     assert write_section("adapt", nothing) == f"{UNKNOWN}\n"
-    assert page.count(f"-->\n{UNKNOWN}\n<!--") == 6
+    assert page.count(f"-->\n{UNKNOWN}\n<!--") == 7
     assert write_summary(nothing) == f"{UNKNOWN}\n"
 
 
