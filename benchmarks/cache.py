@@ -1,10 +1,12 @@
 """Predictions while the working set grows past what is resident on the device: is there a step, and how high?
 
-    innerloop benchmark cache --json [--only 'redis, 16 callers']
+    innerloop benchmark cache --json [--only 'redis, 16 callers, zipf']
 
-Callers ask one query each of a task drawn at random from the working set, through the service's own path: device, else cache, else
-adapted again. The row's figure is the 99th percentile; what it is compared with is the 99th percentile of the same callers and the
-same round with half of the cache in use, so a ratio of one half means twice as slow.
+Callers ask one query each of a task of the working set, through the service's own path: device, else cache, else adapted again. Whose turn
+it is depends on the pattern: `uniform`, all alike at random; `zipf`, at random as tenants are, few of them often and most of them seldom;
+`sweep`, one after the other and round again, which is the worst that can happen to a cache that drops the least recently used. The
+row's figure is the 99th percentile; what it is compared with is the 99th percentile of the same callers and the same round with half of
+the cache in use, so a ratio of one half means twice as slow.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from itertools import cycle, groupby, islice, product
 from pathlib import Path
+from typing import Literal, get_args
 
 from app import telemetry
 from app.services.serving import Serving
@@ -34,6 +38,8 @@ from models.devices import count_torch_threads
 INITIALIZER = BUNDLED / "omniglot-maml"
 INSIDE = 0.5
 INSIDE_NAME = "inside the cache"
+Pattern = Literal["uniform", "zipf", "sweep"]
+PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
 _STATES = re.compile(rb'^innerloop_states_total\{event="hit",tier="device"\} (\S+)$', re.MULTILINE)
 
 
@@ -50,13 +56,14 @@ class Extent:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where states are kept and how many ask: each walks over every working set, for all are compared with the smallest."""
+    """Where states are kept, how many ask and of whom: each walks over every working set, for all are compared with the smallest."""
 
     store: str
     callers: int
+    pattern: Pattern
 
     def __str__(self) -> str:
-        return f"{self.store}, {self.callers} callers"
+        return f"{self.store}, {self.callers} callers, {self.pattern}"
 
 
 @dataclass(frozen=True)
@@ -68,18 +75,17 @@ class Walk:
 
 
 def run(plan: Plan) -> Findings:
-    """A row for each store, number of callers and working set."""
+    """A row for each store, number of callers, pattern and working set."""
     extent = choose_extent(plan)
     with borrowed_redis() as redis_url:
         stores = {"in-process": "", **({"redis": redis_url} if redis_url else {})}
-        chosen = plan.choose([Setting(store, callers) for store in stores for callers in extent.callers])
+        chosen = plan.choose([Setting(*each) for each in product(stores, extent.callers, PATTERNS)])
         rows = []
-        for store in dict.fromkeys(setting.store for setting in chosen):
-            callers = [setting.callers for setting in chosen if setting.store == store]
-            rows += asyncio.run(measure_store(plan, replace(extent, callers=callers), store, stores[store]))
-    settings = {"initializer": INITIALIZER.name, "resident_states": extent.resident, "requests": extent.requests, "pattern": "uniform"}
+        for store, settings in groupby(chosen, key=lambda setting: setting.store):
+            rows += asyncio.run(measure_store(plan, extent, list(settings), stores[store]))
+    common = {"initializer": INITIALIZER.name, "resident_states": extent.resident, "requests": extent.requests}
     threads = {"torch_threads": plan.service_threads or count_torch_threads()}
-    return Findings(rows, {**settings, **threads}, {} if redis_url else {"redis": NOT_THERE})
+    return Findings(rows, {**common, **threads}, {} if redis_url else {"redis": NOT_THERE})
 
 
 def choose_extent(plan: Plan) -> Extent:
@@ -89,21 +95,21 @@ def choose_extent(plan: Plan) -> Extent:
     return Extent(64, (INSIDE, 1, 1.1, 2, 10), (1, 16), requests=2000, rounds=5)
 
 
-async def measure_store(plan: Plan, extent: Extent, store: str, redis_url: str) -> list[Row]:
-    """The rows of one store: working sets in turn, round after round."""
+async def measure_store(plan: Plan, extent: Extent, settings: Sequence[Setting], redis_url: str) -> list[Row]:
+    """The rows of the settings of one store: working sets in turn, round after round."""
     n_tasks = count_tasks(extent, max(extent.multiples))
     sizes = {"resident_bytes": extent.resident * await count_state_bytes(plan), "redis_url": redis_url}
     rows = []
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         tasks = await stack.enter_async_context(adapted_tasks(plan, Path(folder), INITIALIZER, n_tasks, **sizes))
-        for callers in extent.callers:
+        for setting in settings:
             rounds = [
-                {multiple: await walk(tasks, callers, count_tasks(extent, multiple), extent.requests) for multiple in extent.multiples}
+                {multiple: await walk(tasks, setting, count_tasks(extent, multiple), extent.requests) for multiple in extent.multiples}
                 for _ in range(extent.rounds)
             ]
             for multiple in extent.multiples:
-                rows.append(make_row_of(store, callers, multiple, extent, rounds))
+                rows.append(make_row_of(setting, multiple, extent, rounds))
                 plan.report(rows[-1])
     return rows
 
@@ -120,21 +126,29 @@ async def count_state_bytes(plan: Plan) -> int:
         return engine.resident_bytes
 
 
-async def walk(tasks: ServiceTasks, callers: int, working_set: int, requests: int) -> Walk:
-    """Random requests over the first tasks, after each of them was asked once."""
-    chance, latencies_ms = random.Random(working_set), list[float]()
-    chosen = tasks.serving[:working_set]
-    for serving in chosen:
+async def walk(tasks: ServiceTasks, setting: Setting, working_set: int, requests: int) -> Walk:
+    """Requests over the first tasks, after each of them was asked once, the one that comes first last."""
+    latencies_ms = list[float]()
+    for serving in reversed(tasks.serving[:working_set]):
         await tasks.services.predictions.predict(serving, draw_images(1, 0))
-    planned = iter(chance.choices(chosen, k=requests))
+    planned = iter([tasks.serving[task] for task in plan_requests(setting.pattern, working_set, requests)])
 
     async def call() -> None:
         for serving in planned:  # shared by all callers: each takes the next one
             latencies_ms.append(await time_prediction(tasks, serving))
 
     hits = count_hits()
-    await asyncio.gather(*(call() for _ in range(callers)))
+    await asyncio.gather(*(call() for _ in range(setting.callers)))
     return Walk(latencies_ms, (count_hits() - hits) / requests)
+
+
+def plan_requests(pattern: Pattern, working_set: int, requests: int) -> list[int]:
+    """Whose turn it is, by number. The first task is asked most under `zipf`, last in a `sweep`."""
+    chance, tasks = random.Random(working_set), range(working_set)
+    if pattern == "sweep":
+        return list(islice(cycle(reversed(tasks)), requests))
+    weights = [1 / (1 + task) if pattern == "zipf" else 1.0 for task in tasks]  # Zipf's law: the n-th is asked an n-th as often
+    return chance.choices(tasks, weights, k=requests)
 
 
 async def time_prediction(tasks: ServiceTasks, serving: Serving) -> float:
@@ -151,9 +165,9 @@ def count_hits() -> float:
     return float(found[1]) if found else 0.0
 
 
-def make_row_of(store: str, callers: int, multiple: float, extent: Extent, rounds: Sequence[dict[float, Walk]]) -> Row:
+def make_row_of(setting: Setting, multiple: float, extent: Extent, rounds: Sequence[dict[float, Walk]]) -> Row:
     """The row of one working set."""
-    settings = {"store": store, "callers": callers, "working_set": multiple, "tasks": count_tasks(extent, multiple)}
+    settings = {**asdict(setting), "working_set": multiple, "tasks": count_tasks(extent, multiple)}
     figures = [{OURS: percentile(found[multiple].latencies_ms, 0.99), **peer_of(found, multiple)} for found in rounds]
     latencies_ms = [latency_ms for found in rounds for latency_ms in found[multiple].latencies_ms]
     hit_share = sum(found[multiple].hit_share for found in rounds) / len(rounds)

@@ -201,11 +201,22 @@ def tabulate_phases(rows: Sequence[Row]) -> str:
 
 def tabulate_cache(reports: Reports) -> str:
     """One table."""
-    header = ["store", "callers", "working set", "tasks", "p50 ms", "p99 ms", "p99 to that inside (range of rounds)", "found on the device"]
+    header = [
+        "store",
+        "callers",
+        "pattern",
+        "working set",
+        "tasks",
+        "p50 ms",
+        "p99 ms",
+        "p99 to that inside (range of rounds)",
+        "found on the device",
+    ]
     cells = [
         [
             row["settings"]["store"],
             str(row["settings"]["callers"]),
+            row["settings"]["pattern"],
             f"{row['settings']['working_set']:g}x",
             str(row["settings"]["tasks"]),
             *_latencies(row["details"]),

@@ -148,7 +148,7 @@ def _cache_slowdowns(reports: Reports) -> Figures:
 def name_cache(row: Row) -> str:
     """A working set in words."""
     settings = row["settings"]
-    return f"{settings['store']}, {settings['callers']} callers, {settings['working_set']:g}x"
+    return f"{settings['store']}, {settings['callers']} callers, {settings['pattern']}, {settings['working_set']:g}x"
 
 
 def _full_shares(reports: Reports) -> Figures:

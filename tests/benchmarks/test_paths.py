@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,7 @@ def test_paths_that_answer_differently_are_not_compared() -> None:
 
 def test_the_table_says_where_torch_is_the_faster_by_more_than_chance() -> None:
     rows = [make_row("adapt", 1, [1.1, 1.2]), make_row("predict", 1, [0.9, 1.1]), make_row("adapt", 4, [0.7, 0.8])]
-    table = tabulate_paths(Reports([Report(paths.BUNDLED, "paths", {"date": ""}, {}, {}, rows)]))
+    table = tabulate_paths(Reports([Report(Path("paths.json"), "paths", {"date": ""}, {}, {}, rows)]))
     assert "Of 3 settings torch is the faster in 1: adapt of `omniglot-maml`, 4 lanes; C is 0.75 to 1.15 times as fast." in table
     assert "| `omniglot-maml` | 1 | 2.00 | 2.30 | - | 1.15x (1.10 to 1.20) | 2.00 | 2.00 | - | 1.00x (0.90 to 1.10) |" in table
     assert "| `omniglot-maml` | 4 | 2.00 | 1.50 | - | 0.75x (0.70 to 0.80) | - | - | - | - |" in table

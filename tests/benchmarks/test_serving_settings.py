@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections import Counter
 
 import pytest
 
@@ -38,3 +39,15 @@ def test_the_interpreter_is_as_it_was_after_a_measurement() -> None:
         assert sys.getswitchinterval() < before[0]
     assert sys.getswitchinterval() == before[0]
     assert gc.get_freeze_count() <= before[1]
+
+
+def test_a_sweep_asks_next_for_the_task_that_was_asked_the_longest_ago() -> None:
+    first_asked = list(reversed(range(5)))
+    assert cache.plan_requests("sweep", 5, 12) == (first_asked * 3)[:12]
+
+
+def test_skewed_requests_are_mostly_for_few_tasks_and_uniform_ones_are_not() -> None:
+    skewed, uniform = (Counter(cache.plan_requests(pattern, 100, 20_000)) for pattern in ("zipf", "uniform"))
+    assert skewed[0] / skewed[9] == pytest.approx(10, rel=0.3)
+    assert sum(skewed[task] for task in range(10)) > 10_000
+    assert max(uniform.values()) < 2 * min(uniform.values())
