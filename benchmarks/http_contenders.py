@@ -14,7 +14,7 @@ from benchmarks import server_process
 from benchmarks.dialects import Dialect, Images, InnerLoopDialect, LitServeDialect, PlainDialect
 from benchmarks.harness import OURS, Disagreement
 from benchmarks.load_generator import Message, exchange_all
-from benchmarks.server_process import Server
+from benchmarks.server_process import Server, Stores
 
 N_WAY, K_SHOT = 5, 1
 LABELS = [str(label) for label in np.repeat(np.arange(N_WAY), K_SHOT)]
@@ -64,20 +64,21 @@ def draw_images(count: int, *seed: int) -> Images:
 
 @contextmanager
 def running_contenders(
-    folder: Path, initializer: Path, clients: int, threads: int, peer_threads: Sequence[int], device: str
+    folder: Path, initializer: Path, clients: int, threads: int, peer_threads: Sequence[int], device: str, stores: Stores | None = None
 ) -> Iterator[Mapping[str, HttpContender]]:
     """Every contender that can take part, by name, `ours` first; each peer once for every number of threads it is to be tried with.
 
-    threads, peer_threads: 0 is a server's own default. Raises Disagreement when they do not answer alike."""
+    threads, peer_threads: 0 is a server's own default. With `stores` the service is an API and a worker that meet there. Raises
+    Disagreement when they do not answer alike."""
     options = ["--folder", str(initializer), "--device", device]
     peers = list_peers(peer_threads)
-    servers = [server_process.start_innerloop(folder, initializer, threads, device)]
-    servers += [server_process.start_module(peer.module, folder, *options, "--threads", str(peer.threads)) for peer in peers]
-    with server_process.stopping(servers):
-        server_process.await_ready(servers[0], InnerLoopDialect.ready_path)
-        ours = InnerLoopDialect(initializer.name, server_process.read_first_key(servers[0]))
-        dialects = {OURS: ours, **{peer.name: peer.dialect for peer in peers}}
-        contenders = {name: _join(server, dialect, clients) for server, (name, dialect) in zip(servers, dialects.items(), strict=True)}
+    ours, *others = server_process.start_innerloop(folder, initializer, threads, device, stores)
+    theirs = [server_process.start_module(peer.module, folder, *options, "--threads", str(peer.threads)) for peer in peers]
+    with server_process.stopping([ours, *others, *theirs]):
+        server_process.await_ready(ours, InnerLoopDialect.ready_path)
+        dialect = InnerLoopDialect(initializer.name, server_process.read_first_key(ours))
+        contenders = {OURS: _join(ours, dialect, clients)}
+        contenders |= {peer.name: _join(server, peer.dialect, clients) for server, peer in zip(theirs, peers, strict=True)}
         check_agreement(contenders)
         yield contenders
 

@@ -17,7 +17,7 @@ import typer
 from benchmarks.catalogue import ROOT
 from benchmarks.markdown import replace_between
 from benchmarks.performance_tables import TABLES, show, show_share
-from benchmarks.performance_targets import UNKNOWN, compare_plain, write_targets
+from benchmarks.performance_targets import EMBEDDED, UNKNOWN, compare_plain, write_targets
 from benchmarks.reports import Report, Reports, read_reports
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -97,12 +97,12 @@ def _tell_predict(reports: Reports) -> list[str]:
 
 
 def _tell_serve(reports: Reports) -> list[str]:
-    alone = reports.rows("serve", workload="predict", clients=1, loop="closed")
+    alone = reports.rows("serve", **EMBEDDED, workload="predict", clients=1)
     lines = [
         f"A prediction over HTTP, one client: p50 {show(row['details']['contenders']['ours']['predict']['p50_ms'])} ms." for row in alone
     ]
     for workload, work in (("predict", "predictions"), ("adapt", "adaptations")):
-        rows = reports.rows("serve", workload=workload, clients=64, loop="closed")
+        rows = reports.rows("serve", **EMBEDDED, workload=workload, clients=64)
         ratios = compare_plain(reports, workload).values()
         lines += [
             f"64 clients with a task each: {show(row['ours'])} {work} a second, {ratio:.2f} times those of a plain FastAPI endpoint."

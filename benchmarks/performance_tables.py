@@ -143,9 +143,9 @@ def tabulate_serve(reports: Reports) -> str:
     return "\n\n".join(
         [
             "Closed loop, answered requests/s",
-            _tabulate_load(closed, ["workload", "clients"]),
+            _tabulate_load(closed, ["deployment", "workload", "clients"]),
             "Open loop, the 99th percentile in milliseconds; a request that was not answered counts as long as anybody waits",
-            _tabulate_load(opened, ["workload", "clients", "rate_per_s"]),
+            _tabulate_load(opened, ["deployment", "workload", "clients", "rate_per_s"]),
             "Where the milliseconds of the service went, closed loop, means",
             tabulate_phases(closed),
         ]
@@ -190,7 +190,7 @@ def tabulate_phases(rows: Sequence[Row]) -> str:
     names = [*(name for name in PHASES if name in known), *(name for name in known if name not in PHASES)]
     cells = [
         [
-            f"{settings['workload']}, {settings['clients']} clients: {kind}",
+            f"{settings['deployment']}, {settings['workload']}, {settings['clients']} clients: {kind}",
             *_latencies(told),
             *(show(told.get("phases_ms", {}).get(name)) for name in names),
         ]

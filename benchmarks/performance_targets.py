@@ -16,6 +16,8 @@ FULL = ("maml", "fomaml", "reptile", "metasgd", "boil", "mamlpp", "imaml", "prot
 HEAD = ("anil", "protonet")
 """Methods that adapt nothing but a head of a few vectors."""
 PLAIN = "plain endpoint"
+EMBEDDED = {"deployment": "embedded", "loop": "closed"}
+"""The settings that targets over HTTP speak of: one process, as the plain endpoint is."""
 Figures = Mapping[str, float]
 
 
@@ -125,13 +127,13 @@ def _predict_losses(reports: Reports) -> Figures:
 
 
 def _predict_p50_ms(reports: Reports) -> Figures:
-    rows = reports.rows("serve", workload="predict", clients=1, loop="closed")
+    rows = reports.rows("serve", **EMBEDDED, workload="predict", clients=1)
     return {_name_load(row): row["details"]["contenders"]["ours"]["predict"]["p50_ms"] for row in rows}
 
 
 def compare_plain(reports: Reports, workload: str) -> Figures:
     """Our requests/s to those of the plain endpoint, with the threads that suit it best, at 64 clients."""
-    rows = reports.rows("serve", workload=workload, clients=64, loop="closed")
+    rows = reports.rows("serve", **EMBEDDED, workload=workload, clients=64)
     plain = [max((rate for name, rate in row["peers"].items() if name.startswith(PLAIN)), default=None) for row in rows]
     return {_name_load(row): row["ours"] / rate for row, rate in zip(rows, plain, strict=True) if rate}
 

@@ -1,25 +1,31 @@
 """End to end over HTTP, in real processes: adapt (submit to ready), predict, and both mixed, of 1 to 128 clients.
 
-    innerloop benchmark serve --json
+    innerloop benchmark serve --json [--only '^predict, 64 clients, closed loop, embedded']
 
 Each client has a task of its own, so nothing can be batched but across tenants. The peers hold the same net and give the same answers:
 a plain FastAPI endpoint that runs the loop in the request, and LitServe. Unless `--threads` is given the service has the torch threads
 that it takes by itself, and each peer runs twice: with its own default, and with as many as the service. In a closed loop a client asks
 again when it is answered, and what counts is requests/s; in an open loop requests come when they are due, and what counts is the 99th
-percentile.
+percentile. The service is one process with its embedded defaults, or, `separated`, an API and a worker with PostgreSQL and Redis between.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
+from importlib.util import find_spec
+from itertools import count, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks import server_process
 from benchmarks.arrivals import poisson_arrivals_s
+from benchmarks.borrowed_postgres import NOT_THERE as NO_POSTGRES
+from benchmarks.borrowed_postgres import borrowed_postgres
+from benchmarks.borrowed_redis import NOT_THERE as NO_REDIS
+from benchmarks.borrowed_redis import borrowed_redis
 from benchmarks.harness import OURS, Findings, Plan, Row
 from benchmarks.http_connection import encode_request
 from benchmarks.http_contenders import CALLS_PER_ROUND, K_SHOT, N_WAY, HttpContender, running_contenders
@@ -28,6 +34,7 @@ from benchmarks.limits import find_call_limits_per_s
 from benchmarks.load_generator import DRAIN_S, GeneratorProcess, Load, Message, Outcome, Sample
 from benchmarks.phases import count_lanes, mean_lanes, mean_phases_ms
 from benchmarks.rounds import join_rounds
+from benchmarks.server_process import Stores
 from models.artifact import BUNDLED
 from models.devices import count_torch_threads
 
@@ -36,6 +43,8 @@ CLIENTS = (1, 4, 16, 64, 128)
 WORKLOADS = ("predict", "adapt", "mixed")
 RATES_PER_S: Mapping[str, Sequence[float]] = {"predict": (50, 200, 400), "adapt": (10, 30, 60), "mixed": (50, 150, 300)}
 OPEN_CLIENTS = 64
+SEPARATED_CLIENTS = (1, 64)
+Deployment = Literal["embedded", "separated"]
 BLOCK = 10_000_000
 """Numbers of one load: more than it can send, so that no two loads share a task's name."""
 
@@ -46,6 +55,7 @@ class Extent:
 
     clients: Sequence[int]
     rates_per_s: Mapping[str, Sequence[float]]
+    separated_clients: Sequence[int]
     window_s: float
     warm_up_s: float
     rounds: int
@@ -53,20 +63,21 @@ class Extent:
 
 @dataclass(frozen=True)
 class Setting:
-    """One line of the table: clients of a closed loop, or a rate of an open one."""
+    """One line of the table: clients of a closed loop, or a rate of an open one, and how the service is deployed."""
 
     workload: str
     clients: int
     rate_per_s: float | None = None
+    deployment: Deployment = "embedded"
 
     def __str__(self) -> str:
         loop = "closed loop" if self.rate_per_s is None else f"open loop at {self.rate_per_s:g}/s"
-        return f"{self.workload}, {self.clients} clients, {loop}"
+        return f"{self.workload}, {self.clients} clients, {loop}, {self.deployment}"
 
     def describe(self) -> dict[str, Any]:
         """As the row's settings."""
         loop = {"loop": "closed"} if self.rate_per_s is None else {"loop": "open", "rate_per_s": self.rate_per_s}
-        return {"workload": self.workload, "clients": self.clients, **loop}
+        return {"deployment": self.deployment, "workload": self.workload, "clients": self.clients, **loop}
 
 
 @dataclass
@@ -79,31 +90,57 @@ class Record:
 
 
 def run(plan: Plan) -> Findings:
-    """The rows of every workload, closed loop first."""
-    extent = choose_extent(plan)
-    settings = plan.choose(list_settings(extent))
-    clients = max(setting.clients for setting in settings)
-    with tempfile.TemporaryDirectory() as folder, GeneratorProcess() as generator:
+    """The rows of every deployment and workload, closed loop first."""
+    extent, rows = choose_extent(plan), list[Row]()
+    with tempfile.TemporaryDirectory() as folder, GeneratorProcess() as generator, borrowed_stores() as (stores, absent):
+        settings = plan.choose(list_settings(extent, is_separable=stores is not None))
         ceiling_per_s = measure_ceiling(generator, Path(folder), extent)
         limits_per_s = find_call_limits_per_s(INITIALIZER, N_WAY, K_SHOT, plan.device, 1 / CALLS_PER_ROUND)
-        peer_threads = choose_peer_threads(plan)
-        with running_contenders(Path(folder), INITIALIZER, clients, plan.service_threads, peer_threads, plan.device) as contenders:
-            rows = []
-            for setting in settings:
-                limit_per_s = min(ceiling_per_s, limits_per_s[setting.workload])
-                rows.append(measure(generator, contenders, setting, extent, limit_per_s))
-                plan.report(rows[-1])
-    missing = {} if any(name.startswith("litserve") for name in contenders) else {"litserve": "not installed: make peers"}
-    threads = {"ours": plan.service_threads or count_torch_threads(), "peers": [each or plan.threads for each in peer_threads]}
+        limits_per_s = {workload: min(ceiling_per_s, limit_per_s) for workload, limit_per_s in limits_per_s.items()}
+        for deployment, group in groupby(settings, key=lambda setting: setting.deployment):
+            meeting = stores if deployment == "separated" else None
+            rows += measure_deployment(plan, generator, extent, list(group), Path(folder) / deployment, meeting, limits_per_s)
+    missing = {} if find_spec("litserve") else {"litserve": "not installed: make peers"}
+    threads = {"ours": plan.service_threads or count_torch_threads(), "peers": [each or plan.threads for each in choose_peer_threads(plan)]}
     common = {"initializer": INITIALIZER.name, "n_way": N_WAY, "k_shot": K_SHOT, "queries_per_request": 1, "window_s": extent.window_s}
-    return Findings(rows, {**common, "torch_threads": threads, "generator_ceiling_per_s": round(ceiling_per_s)}, missing)
+    return Findings(rows, {**common, "torch_threads": threads, "generator_ceiling_per_s": round(ceiling_per_s)}, {**missing, **absent})
+
+
+@contextmanager
+def borrowed_stores() -> Iterator[tuple[Stores | None, Mapping[str, str]]]:
+    """PostgreSQL and Redis for processes that meet there; None, and why, where there is not both."""
+    with borrowed_postgres() as database_url, borrowed_redis() as redis_url:
+        if database_url and redis_url:
+            yield Stores(database_url, redis_url), {}
+        else:
+            reasons = [NO_POSTGRES] * (database_url is None) + [NO_REDIS] * (redis_url is None)
+            yield None, {"the separated deployment": "; ".join(reasons)}
+
+
+def measure_deployment(
+    plan: Plan,
+    generator: GeneratorProcess,
+    extent: Extent,
+    settings: Sequence[Setting],
+    folder: Path,
+    stores: Stores | None,
+    limits_per_s: Mapping[str, float],
+) -> list[Row]:
+    """The rows of one deployment; all contenders are started for it, and ended after it."""
+    folder.mkdir()
+    rows, clients, peer_threads = list[Row](), max(setting.clients for setting in settings), choose_peer_threads(plan)
+    with running_contenders(folder, INITIALIZER, clients, plan.service_threads, peer_threads, plan.device, stores) as contenders:
+        for setting in settings:
+            rows.append(measure(generator, contenders, setting, extent, limits_per_s[setting.workload]))
+            plan.report(rows[-1])
+    return rows
 
 
 def choose_extent(plan: Plan) -> Extent:
     """Everything, or for a smoke run a moment of each kind."""
     if plan.quick:
-        return Extent((4,), {"predict": (20,)}, window_s=0.4, warm_up_s=0.1, rounds=1)
-    return Extent(CLIENTS, RATES_PER_S, window_s=4.0, warm_up_s=1.0, rounds=3)
+        return Extent((4,), {"predict": (20,)}, (4,), window_s=0.4, warm_up_s=0.1, rounds=1)
+    return Extent(CLIENTS, RATES_PER_S, SEPARATED_CLIENTS, window_s=4.0, warm_up_s=1.0, rounds=3)
 
 
 def choose_peer_threads(plan: Plan) -> list[int]:
@@ -113,11 +150,14 @@ def choose_peer_threads(plan: Plan) -> list[int]:
     return [0, count_torch_threads()]
 
 
-def list_settings(extent: Extent) -> list[Setting]:
-    """Every line of the table."""
-    closed = [Setting(workload, clients) for workload in WORKLOADS for clients in extent.clients]
+def list_settings(extent: Extent, *, is_separable: bool) -> list[Setting]:
+    """Every line of the table; two separate processes are met in closed loops only."""
     most = min(OPEN_CLIENTS, max(extent.clients))
-    return closed + [Setting(workload, most, rate) for workload, rates in extent.rates_per_s.items() for rate in rates]
+    settings = [Setting(workload, clients) for workload in WORKLOADS for clients in extent.clients]
+    settings += [Setting(workload, most, rate) for workload, rates in extent.rates_per_s.items() for rate in rates]
+    if is_separable:
+        settings += [Setting(workload, clients, None, "separated") for workload in WORKLOADS for clients in extent.separated_clients]
+    return settings
 
 
 def measure_ceiling(generator: GeneratorProcess, folder: Path, extent: Extent) -> float:

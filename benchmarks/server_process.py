@@ -35,16 +35,26 @@ class Server:
         return exchange_all(self.port, [encode_request("GET", path, {})])[0].body
 
 
-def start_innerloop(folder: Path, initializer: Path, threads: int, device: str, redis_url: str = "") -> Server:
-    """`innerloop serve` with its embedded defaults (0 threads: as many as it takes by itself), or with Redis; the one initializer stands in
-    a folder of its own."""
-    port, home = free_port(), folder / "home"
-    offered = offer_initializer(folder, initializer)
-    stores = ["--home-dir", str(home), "--database-url", "", "--redis-url", redis_url]
-    command = [sys.executable, "-m", "app.cli", "serve", "--host", HOST, "--port", str(port), "--device", device, *stores]
-    return _start(
-        command, port, folder / "innerloop.log", {"INNERLOOP_INITIALIZERS_DIR": str(offered), "INNERLOOP_TORCH_THREADS": str(threads)}
-    )
+@dataclass(frozen=True)
+class Stores:
+    """Where the processes of one service meet: PostgreSQL at the newest schema, and Redis."""
+
+    database_url: str
+    redis_url: str
+
+
+def start_innerloop(folder: Path, initializer: Path, threads: int, device: str, stores: Stores | None) -> list[Server]:
+    """`innerloop serve` with its embedded defaults; with `stores`, the API and behind it a worker, each a process. 0 threads: as many as a
+    process takes by itself. The one initializer stands in a folder of its own."""
+    environment = {"INNERLOOP_INITIALIZERS_DIR": str(offer_initializer(folder, initializer)), "INNERLOOP_TORCH_THREADS": str(threads)}
+    database_url, redis_url = (stores.database_url, stores.redis_url) if stores else ("", "")
+    where = ["--home-dir", str(folder / "home"), "--device", device, "--database-url", database_url, "--redis-url", redis_url]
+    port, python = free_port(), [sys.executable, "-m", "app.cli"]
+    serve = [*python, "serve", "--role", "api" if stores else "all", "--host", HOST, "--port", str(port), *where]
+    servers = [_start(serve, port, folder / "innerloop.log", environment)]
+    if stores:  # a worker listens on no port
+        servers.append(_start([*python, "worker", *where], 0, folder / "worker.log", environment))
+    return servers
 
 
 def offer_initializer(folder: Path, initializer: Path) -> Path:

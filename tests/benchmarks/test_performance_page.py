@@ -48,7 +48,7 @@ def adapt_row(lanes: int, ours_ms: float, shot: int = 1, ratio: float = 2.5, lim
 
 
 def serve_row(peers: dict[str, float]) -> dict[str, Any]:
-    settings = {"workload": "predict", "clients": 64, "loop": "closed"}
+    settings = {"deployment": "embedded", "workload": "predict", "clients": 64, "loop": "closed"}
     details = {"ratio_range": [1.0, 2.0], "contenders": CONTENDERS}
     return {"settings": settings, "ours": 600.0, "peers": peers, "ratio": 1.5, "limit_fraction": 0.1, "details": details}
 
@@ -93,7 +93,9 @@ def test_the_plain_endpoint_is_met_with_the_threads_that_suit_it_best(tmp_path: 
     reports = read_reports(tmp_path)
     assert "2.00x | **missed**" in lines_with(write_targets(reports), "predictions/s over HTTP")[0]
     assert "600 predictions a second, 2.00 times those of a plain FastAPI endpoint" in write_summary(reports)
-    assert lines_with(write_section("serve", reports), "| predict, 64 clients: predict | 2.00 | 4.00 | 0.50 | 0.10 | 1.00 | 0.60 |")
+    assert lines_with(
+        write_section("serve", reports), "| embedded, predict, 64 clients: predict | 2.00 | 4.00 | 0.50 | 0.10 | 1.00 | 0.60 |"
+    )
 
 
 def test_a_smoke_run_is_refused(tmp_path: Path) -> None:

@@ -7,8 +7,12 @@ import sys
 from collections import Counter
 
 import pytest
+from sqlalchemy import create_engine, inspect
+from sqlalchemy.exc import OperationalError
 
+from app.db.migrate import connect_for_migration
 from benchmarks import cache, serve
+from benchmarks.borrowed_postgres import borrowed_postgres
 from benchmarks.catalogue import Refused
 from benchmarks.harness import Plan
 from benchmarks.http_contenders import list_peers
@@ -51,3 +55,22 @@ def test_skewed_requests_are_mostly_for_few_tasks_and_uniform_ones_are_not() -> 
     assert skewed[0] / skewed[9] == pytest.approx(10, rel=0.3)
     assert sum(skewed[task] for task in range(10)) > 10_000
     assert max(uniform.values()) < 2 * min(uniform.values())
+
+
+def test_without_postgresql_nobody_is_separated_and_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INNERLOOP_BENCHMARK_POSTGRES_URL", "postgresql://nobody@127.0.0.1:1/none")
+    with serve.borrowed_stores() as (stores, absent):
+        assert stores is None
+    assert "INNERLOOP_BENCHMARK_POSTGRES_URL" in absent["the separated deployment"]
+    deployments = {setting.deployment for setting in serve.list_settings(serve.choose_extent(Plan()), is_separable=False)}
+    assert deployments == {"embedded"}
+
+
+def test_a_borrowed_database_has_our_tables_and_is_gone_afterwards(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INNERLOOP_BENCHMARK_POSTGRES_URL", postgres_url.replace("+psycopg", ""))
+    with borrowed_postgres() as url:
+        assert url is not None
+        with connect_for_migration(url) as connection:
+            assert inspect(connection).has_table("tasks")
+    with pytest.raises(OperationalError), create_engine(url).connect():
+        pass
