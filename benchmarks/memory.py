@@ -116,9 +116,9 @@ def compare_answers(plan: Plan, folder: Path, info: InitializerInfo) -> float:
     version = install(load_initializer_bytes(card, weights), device, card.get("confidence"))
     lane = version.adapt([job], job.steps)[0].state
     queries = make_queries(info, N_QUERY)
-    states = [{name: tensor.to(device) for name, tensor in lane.items()}, version.restore(version.encode(lane))]
+    states = [version.hold(lane), version.restore(version.encode(lane))]
     read = read_logits if info.kind == "classification" else np.asarray
-    exact, rounded = (read(version.predict([state], [queries], N_QUERY)[0].values.numpy()) for state in states)
+    exact, rounded = (read(version.predict([state], [queries], N_QUERY)[0].values) for state in states)
     return float(np.abs(exact - rounded).max())
 
 

@@ -30,7 +30,7 @@ from benchmarks.timing import Contender, time_paired
 from models.artifact import BUNDLED, load_initializer
 from models.backbones import Conv4
 from models.installed import Installed, install
-from models.support import State
+from models.resident import Resident
 
 LANES = (1, 4, 16, 64)
 QUICK_INITIALIZER = "omniglot-maml"
@@ -63,7 +63,7 @@ class Side:
     steps: int
     jobs: Sequence[AdaptJob]
     queries: Sequence[Array]
-    states: Sequence[State]
+    states: Sequence[Resident]
 
     def prepare(self, work: Work) -> Contender:
         """The work of all lanes in one call."""
@@ -77,8 +77,8 @@ class Side:
 
     def answer(self) -> Array:
         """Every lane's answer by the state that it adapts to now."""
-        states = [lane.state for lane in self.installed.adapt(self.jobs, self.steps)]
-        return np.stack([lane.values.numpy() for lane in self.installed.predict(states, self.queries, MAX_SAMPLES)])
+        states = [self.installed.hold(lane.state) for lane in self.installed.adapt(self.jobs, self.steps)]
+        return np.stack([lane.values for lane in self.installed.predict(states, self.queries, MAX_SAMPLES)])
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,21 @@ Nothing here knows a service; `models.serving` has the batches underneath. Every
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.answers import PLAIN, AnsweredLane, answer_lanes
+from models.answers_native import NativeAnswers, make_native_answers
 from models.backbones import lay_out
 from models.confidence import Confidence, parse_confidence
 from models.holdout import HeldOutScore, score_support_set
 from models.learner import BODY, Embeds, Explains, Learner, Restarts, take_body
-from models.serving import PLAIN, AdaptedLane, AnsweredLane, adapt_lanes, guard_memory, make_template, mixes_steps, predict_lanes
+from models.resident import Resident
+from models.serving import AdaptedLane, adapt_lanes, guard_memory, make_template, mixes_steps
 from models.state_format import StateFormat, describe_states
 from models.support import Params, State, Support, make_support
 from models.warm_start import StartTrial, decode_params, try_start
@@ -58,6 +61,7 @@ class Installed:
     """A learner and its meta-parameters on a device; `format` says how its adapted states are written.
 
     mixes_steps: whether tasks of one batch may take different numbers of inner steps.
+    native: what answers on a CPU, where C can; else torch does, as everywhere.
     """
 
     learner: Learner
@@ -65,6 +69,7 @@ class Installed:
     format: StateFormat
     confidence: Confidence = PLAIN
     mixes_steps: bool = False
+    native: NativeAnswers | None = None
 
     @property
     def abilities(self) -> frozenset[Ability]:
@@ -86,7 +91,7 @@ class Installed:
         Raises IncompatibleState, InvalidOptions, OutOfMemory.
         """
         device = next(iter(self.params.values())).device
-        support, restored = to_support(task).to(device), self.restore(state)
+        support, restored = to_support(task).to(device), self.restore(state).state
 
         def run() -> StartTrial:
             return try_start(self.learner, self.params, restored, support, fresh, steps, self.confidence, max_samples)
@@ -104,49 +109,55 @@ class Installed:
         return guard_memory(run, device, 1)
 
     def predict(
-        self, states: Sequence[State], queries: Sequence[Array], max_samples: int, explained: Sequence[Examples] = ()
+        self, residents: Sequence[Resident], queries: Sequence[Array], max_samples: int, explained: Sequence[Examples] = ()
     ) -> list[AnsweredLane]:
         """Every task's answers by its own state, in batched forwards of about `max_samples` at most; with `explained`, every task's
-        support set, also how its examples drove them. Raises OutOfMemory, InvalidOptions when the learner cannot explain."""
-        lanes = [torch.from_numpy(_own_float32(lane)) for lane in queries]
-        return predict_lanes(
-            self.learner, self.params, states, lanes, max_samples, self.confidence, [to_support(task) for task in explained]
-        )
+        support set, also how its examples drove them. Raises InvalidQuery, OutOfMemory, InvalidOptions when the learner cannot explain."""
+        if self.native is not None and not explained:
+            return self.native.answer(residents, queries)
+        states, supports = [resident.state for resident in residents], [to_support(task) for task in explained]
+        return answer_lanes(self.learner, self.params, states, queries, max_samples, self.confidence, supports)
 
     def encode(self, state: State) -> bytes:
         """An adapted lane's state as bytes, which `restore` makes the one to answer by: the numbers are rounded."""
         return self.format.encode(state)
 
-    def restore(self, encoded: bytes) -> State:
-        """A state on the device from its bytes, always the same. Raises IncompatibleState."""
-        return _to_device(self.format.decode(encoded), next(iter(self.params.values())).device)
+    def restore(self, encoded: bytes) -> Resident:
+        """A state on the device from its bytes, always the same, ready to answer by. Raises IncompatibleState."""
+        return self._make_ready(self.format.decode(encoded))
+
+    def hold(self, state: State) -> Resident:
+        """The same of an adapted lane's state as it is, not rounded: who would serve it could not bring it back."""
+        return self._make_ready(self.format.hold(state))
+
+    def _make_ready(self, resident: Resident) -> Resident:
+        if self.native is not None:
+            return replace(resident, row=self.native.make_row(resident.memory, resident.arrangement))
+        return replace(resident, memory=resident.memory.to(next(iter(self.params.values())).device))
 
 
 def install(loaded: Loaded, device: torch.device, confidence: Mapping[str, Any] | None = None) -> Installed:
     """The initializer on `device`, warmed up by small adaptations; confidence: the section of its card. Raises CheckpointCorrupt."""
-    params = _lay_out(loaded.learner, _to_device(loaded.params, device))
-    states = describe_states(make_template(loaded.learner, params), loaded.params)
-    return Installed(loaded.learner, params, states, parse_confidence(confidence or {}), mixes_steps(loaded.learner, params))
+    params = lay_out_body(loaded.learner, _to_device(loaded.params, device))
+    template = lay_out_body(loaded.learner, make_template(loaded.learner, params))
+    states, figures = describe_states(template, loaded.params), parse_confidence(confidence or {})
+    native = make_native_answers(loaded.learner, params, template, figures)
+    return Installed(loaded.learner, params, states, figures, mixes_steps(loaded.learner, params), native)
 
 
-def _lay_out(learner: Learner, params: Params) -> Params:
-    """The backbone's parameters in the order of memory it reads them fastest in: once, instead of for every adaptation."""
-    backbone, body = getattr(learner, "backbone", None), take_body(params)
+def lay_out_body(learner: Learner, tensors: Params) -> Params:
+    """The backbone's among them in the order of memory it reads them fastest in: once, instead of in every batch."""
+    backbone, body = getattr(learner, "backbone", None), take_body(tensors)
     if backbone is None:
-        return params
+        return tensors
     laid = {BODY + name: tensor for name, tensor in lay_out(backbone, body).items()}
-    return params | (laid or lay_out(backbone, params))  # a learner that is nothing but its backbone has no prefix
+    return tensors | (laid or lay_out(backbone, tensors))  # a learner that is nothing but its backbone has no prefix
 
 
 def to_support(task: Examples) -> Support:
     """One lane, of copies: arrays decoded from a request may be read-only, and a tensor over them would not be. Raises InvalidSupport."""
     targets = torch.from_numpy(np.array(task.targets, dtype=np.int64 if task.n_way else np.float32))
     return make_support(torch.from_numpy(_own_float32(task.inputs)), targets, task.n_way)
-
-
-def count_bytes(state: State) -> int:
-    """Bytes of a state's tensors."""
-    return sum(tensor.nbytes for tensor in state.values())
 
 
 def _own_float32(array: Array) -> Array:

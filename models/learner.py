@@ -115,12 +115,30 @@ class AdaptsEach(Protocol):
         ...
 
 
-@runtime_checkable
-class PredictsEach(Protocol):
-    """A learner that answers by states where they lie: large ones need not be stacked into one tensor for every batch."""
+@dataclass(frozen=True)
+class RowHead:
+    """Answers that are read off features by one row of numbers for each class or value.
 
-    def predict_each(self, params: Params, states: Sequence[State], queries: Tensor) -> Tensor:
-        """As `Learner.predict` of the stacked states, one for each lane with a lane axis of one."""
+    rows, offsets, centre: names of the state's tensors (1, n, d), (1, n) and (1, d), or of meta-parameters without the lane; "" for none.
+    compares: by the product of row and features, these times `scale`; or by minus their squared distance.
+    on_sphere: features are brought to length one, after `centre` was taken off. sharpness: of the answer, offset included.
+    """
+
+    rows: str
+    offsets: str = ""
+    centre: str = ""
+    compares: Literal["product", "distance"] = "product"
+    on_sphere: bool = False
+    scale: float = 1.0
+    sharpness: float = 1.0
+
+
+@runtime_checkable
+class ReadsRows(Protocol):
+    """A learner whose `predict` is a RowHead on the features of its backbone: on a CPU both are one call of C."""
+
+    def row_head(self, params: Params) -> RowHead | None:
+        """What `predict` does behind the backbone; None when it is more than that."""
         ...
 
 

@@ -10,15 +10,21 @@ Torch is the reference and the way where `models/native` was not built; both giv
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from models import packing_native
 from models.native.library import find_packing
+from models.resident import Place
 from models.support import is_finite
+
+Array = npt.NDArray[Any]
 
 Bits = Literal[12, 20]
 Shape = tuple[int, int]
@@ -48,15 +54,33 @@ def pack(tensors: Sequence[Tensor], base: Tensor, bits: Bits) -> Tensor:
     return packed
 
 
-def unpack(packed: Tensor, base: Tensor, bits: Bits, into: Sequence[Tensor]) -> bool:
-    """Writes `into`, float32 tensors on the CPU, and says whether every number is finite: those from bytes of chance may not be.
+@dataclass(frozen=True)
+class Room:
+    """Where tensors that are packed as one lie in the memory of a state: float32, on the CPU."""
 
-    packed: as many bytes as `count_packed_bytes` says of their shapes.
+    places: tuple[Place, ...]
+
+    @cached_property
+    def packed_bytes(self) -> Mapping[Bits, int]:
+        """How many bytes they are packed in."""
+        shapes = [torch.Size(place.shape) for place in self.places]
+        return {bits: count_packed_bytes(shapes, bits) for bits in WHOLE}
+
+    @cached_property
+    def blocks(self) -> Array:
+        """What the C calls them; counted from the beginning of the memory."""
+        return packing_native.describe_places(self.places)
+
+
+def unpack(packed: Array, base: Tensor, bits: Bits, memory: Tensor, room: Room) -> bool:
+    """Writes to `memory` where `room` says, and says whether every number is finite: those from bytes of chance may not be.
+
+    packed: uint8, as many as `room` says.
     """
-    library = _find_library(into)
+    library = find_packing() if packing_native.are_native(room.places) else None
     if library is None:
-        return _unpack(packed, base, bits, into)
-    return packing_native.unpack(library, packed, base, bits, into)
+        return _unpack(torch.from_numpy(packed), base, bits, [place.view(memory) for place in room.places])
+    return packing_native.unpack(library, packed, base, bits, memory, room.blocks)
 
 
 def _find_library(tensors: Sequence[Tensor]) -> ctypes.PyDLL | None:

@@ -10,10 +10,16 @@ import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.resident import Place
+
+Array = npt.NDArray[Any]
 COLUMN_AXES, BLOCK_NUMBERS = 3, 9
 """Of a `Block` of `packing.c`: the axes it counts along after the lane and the row, and how many integers it is."""
 
@@ -25,18 +31,31 @@ def is_native(tensors: Sequence[Tensor]) -> bool:
 
 def pack(library: ctypes.PyDLL, tensors: Sequence[Tensor], base: Tensor, bits: int, packed: Tensor) -> None:
     """Writes `packed`, as many bytes as `models.packing.count_packed_bytes` says. Raises MemoryError."""
-    _call(library.pack, tensors, base, bits, packed)
-
-
-def unpack(library: ctypes.PyDLL, packed: Tensor, base: Tensor, bits: int, tensors: Sequence[Tensor]) -> bool:
-    """Writes the tensors; whether all their numbers are finite. `packed` is of the size that these have. Raises MemoryError."""
-    return _call(library.unpack, tensors, base, bits, packed) == 1
-
-
-def _call(function: ctypes._NamedFuncPointer, tensors: Sequence[Tensor], base: Tensor, bits: int, packed: Tensor) -> int:
     layouts = ((tensor.data_ptr(), *_describe(tensor.shape, tensor.stride())) for tensor in tensors)
     blocks = struct.pack(f"{BLOCK_NUMBERS * len(tensors)}q", *chain.from_iterable(layouts))
-    found: int = function(blocks, len(tensors), bits, base.data_ptr(), len(base), packed.data_ptr())
+    _call(library.pack, blocks, len(tensors), base, bits, packed.data_ptr())
+
+
+def are_native(places: Sequence[Place]) -> bool:
+    """The same of tensors that are to be made."""
+    return all(place.dtype == torch.float32 and len(place.shape) <= 2 + COLUMN_AXES for place in places)
+
+
+def describe_places(places: Sequence[Place]) -> Array:
+    """`Block`s (n, BLOCK_NUMBERS) whose addresses are counted from the beginning of the memory."""
+    return np.array([(place.begin, *_describe(place.shape, place.stride)) for place in places], dtype=np.int64)
+
+
+def unpack(library: ctypes.PyDLL, packed: Array, base: Tensor, bits: int, memory: Tensor, blocks: Array) -> bool:
+    """Writes the tensors that `describe_places` gave; whether all their numbers are finite. `packed` is of the size that these have.
+    Raises MemoryError."""
+    placed = blocks.copy()
+    placed[:, 0] += memory.data_ptr()
+    return _call(library.unpack, placed.tobytes(), len(placed), base, bits, packed.ctypes.data) == 1
+
+
+def _call(function: ctypes._NamedFuncPointer, blocks: bytes, n_blocks: int, base: Tensor, bits: int, packed: int) -> int:
+    found: int = function(blocks, n_blocks, bits, base.data_ptr(), len(base), packed)
     if found < 0:
         raise MemoryError("no memory for a few rows of a state")
     return found

@@ -1,4 +1,4 @@
-"""Many tasks in one call: ragged support sets or queries in, one result per task out, as a server needs them.
+"""Many tasks in one call: ragged support sets in, one adapted state per task out, as a server needs them.
 
 The learner sees one padded, masked batch; the caller sees lanes. Everything here blocks; call it from the thread that owns the device.
 """
@@ -7,29 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.confidence import Confidence, calibrate
 from models.errors import InvalidOptions, OutOfMemory
-from models.learner import Adaptation, AdaptsEach, Explains, Learner, PredictsEach
-from models.support import (
-    Params,
-    State,
-    Support,
-    make_support,
-    split_state,
-    stack_states,
-    stack_supports,
-)
+from models.learner import Adaptation, AdaptsEach, Learner
+from models.support import Params, State, Support, make_support, split_state, stack_supports
 from models.task_embedding import describe_features, embed_tasks
 
 T = TypeVar("T")
-PLAIN = Confidence()
 
 
 @dataclass(frozen=True)
@@ -45,24 +33,6 @@ class AdaptedLane:
     accuracy: tuple[float, ...]
     is_finite: bool
     embedding: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class AnsweredLane:
-    """One task's answers on the CPU: probabilities (n_query, n_way) over its own classes, or values (n_query, n_out).
-
-    unknown: (n_query,) how likely each query is of no class of the task; None where the initializer has no figures for it.
-    weights: (n_query, n_support), how each support example drove each answer (see `models.learner.Explains`), where it was asked for.
-    """
-
-    values: Tensor
-    unknown: Tensor | None = None
-    weights: Tensor | None = None
-
-    @property
-    def is_finite(self) -> bool:
-        """False when an answer is no number: the queries were far outside of what the learner can read."""
-        return bool(np.isfinite(self.values.numpy()).all())
 
 
 def adapt_lanes(
@@ -91,45 +61,6 @@ def adapt_lanes(
         return [AdaptedLane(*lane) for lane in zip(states, curves[0], accuracies, finite, embeddings, strict=True)]
 
     return guard_memory(run, device, len(supports))
-
-
-def predict_lanes(
-    learner: Learner,
-    params: Params,
-    states: Sequence[State],
-    queries: Sequence[Tensor],
-    max_samples: int,
-    confidence: Confidence = PLAIN,
-    explained: Sequence[Support] = (),
-) -> list[AnsweredLane]:
-    """Answers every task's queries (n_query, *input_shape) by its own state, in batched forwards of about `max_samples` at most.
-
-    confidence: how probabilities are read off the logits; the default is their softmax.
-    explained: every task's support set, for answers with the weights of its examples; the learner must be one that Explains.
-    Raises OutOfMemory.
-    """
-    device = _device_of(params)
-    longest = max(len(lane) for lane in queries)
-    sizes = [len(lane) for lane in queries]
-
-    def run() -> list[AnsweredLane]:
-        padded = _stack_queries(queries, longest)
-        with torch.no_grad():
-            columns = [column.to(device) for column in torch.split(padded, max(1, max_samples // len(queries)), dim=1)]
-            outputs = torch.cat([_predict(learner, params, states, column) for column in columns], dim=1)
-            answers, unknown = calibrate(outputs, confidence) if learner.kind == "classification" else (outputs, None)
-            weights = _explain(learner, params, states, columns, stack_supports(explained).to(device)) if explained else None
-            rows, unknowns = answers.cpu().numpy(), None if unknown is None else unknown.cpu().numpy()
-        return [
-            AnsweredLane(
-                values=_own(rows[lane, :n_query, : _count_answers(states[lane])]),
-                unknown=None if unknowns is None else _own(unknowns[lane, :n_query]),
-                weights=None if weights is None else _own(weights[lane, :n_query, : explained[lane].inputs.shape[1]]),
-            )
-            for lane, n_query in enumerate(sizes)
-        ]
-
-    return guard_memory(run, device, len(queries))
 
 
 def make_template(learner: Learner, params: Params) -> State:
@@ -175,43 +106,6 @@ def _take_embeddings(embeddings: Tensor | None, lanes: int) -> Sequence[Tensor |
     if embeddings is None:
         return [None] * lanes
     return [lane.clone() if bool(lane.isfinite().all()) else None for lane in embeddings.float().cpu()]
-
-
-def _stack_queries(queries: Sequence[Tensor], longest: int) -> Tensor:
-    """Every lane's queries, padded with zeros to the longest, (lanes, longest, *input_shape).
-
-    numpy copies what is small without giving the interpreter away. torch gives it away in every call, and beside a busy thread each of
-    them waits tens of microseconds to get it back; so whatever is done for each lane is numpy's.
-    """
-    first = queries[0].numpy()
-    padded = np.zeros((len(queries), longest, *first.shape[1:]), first.dtype)
-    for lane, mine in enumerate(queries):
-        padded[lane, : len(mine)] = mine.numpy()
-    return torch.from_numpy(padded)
-
-
-def _predict(learner: Learner, params: Params, states: Sequence[State], queries: Tensor) -> Tensor:
-    if isinstance(learner, PredictsEach):
-        return learner.predict_each(params, states, queries)
-    return learner.predict(params, states[0] if len(states) == 1 else stack_states(states), queries)
-
-
-def _count_answers(state: State) -> int | None:
-    """The classes of a lane; None where answers are not classes."""
-    return state["class.mask"].shape[1] if "class.mask" in state else None
-
-
-def _own(view: npt.NDArray[Any]) -> Tensor:
-    """A copy: a view would keep the whole batch alive."""
-    return torch.from_numpy(view.copy())
-
-
-def _explain(learner: Learner, params: Params, states: Sequence[State], columns: Sequence[Tensor], support: Support) -> npt.NDArray[Any]:
-    """(lanes, n_query, n_support) of queries that come in columns (lanes, n, *input_shape); of a class that was the answer's own."""
-    if not isinstance(learner, Explains):
-        raise InvalidOptions("this learner cannot say which support examples drove an answer")
-    state = stack_states(states)
-    return torch.cat([learner.explain(params, state, support, column) for column in columns], dim=1).cpu().numpy()
 
 
 def guard_memory(run: Callable[[], T], device: torch.device, lanes: int) -> T:

@@ -21,17 +21,18 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property, lru_cache
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, TensorSpec, serialize
-from safetensors.torch import load
+from safetensors import SafetensorError, TensorSpec, deserialize, serialize
 from torch import Tensor
 
 from models.errors import IncompatibleState
-from models.packing import Bits, count_packed_bytes, pack, unpack
+from models.packing import Bits, Room, pack, unpack
+from models.resident import Arrangement, Resident, arrange, make_memory
 from models.support import MASKS, Params, State, is_finite, padded_axes
 
 VERSION = 2
@@ -43,8 +44,22 @@ HEAD_NAME, HEAD, CHECK = "head", struct.Struct("<B8sHI"), struct.Struct("<I")
 MANY = 1024
 """Smaller tensors (biases, scales, a first convolution) move furthest and matter most, and cost little."""
 
-find_padded_axes = cache(padded_axes)
-"""Names are few, and asked of for every state."""
+SPELT: Mapping[torch.dtype, str] = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""Types of numbers as safetensors writes them."""
+
+Counts = tuple[int, int]
+"""Classes and examples of a state, as MASKS has them."""
 
 
 @dataclass(frozen=True)
@@ -75,49 +90,106 @@ class StateFormat:
         packed = {name: pack([state[member] for member in group.names], group.base, group.bits) for name, group in self.groups.items()}
         return _save({HEAD_NAME: head, **packed, **{name: state[name].contiguous() for name in self.plain}})
 
-    def decode(self, encoded: bytes) -> State:
-        """One lane's state on the CPU, the same for the same bytes. Raises IncompatibleState when they are not of this format."""
-        try:
-            stored = load(encoded)
-        except SafetensorError as fault:
-            raise IncompatibleState(f"the bytes are not safetensors: {fault}") from fault
+    def decode(self, encoded: bytes) -> Resident:
+        """One lane's state on the CPU, the same for the same bytes. Raises IncompatibleState when they are not of this format.
+
+        By numpy, and the numbers by C: torch would give the interpreter away for each tensor, see decision 20.
+        """
+        stored = _open(encoded)
         counts = self._read_head(stored.pop(HEAD_NAME, None))
         expected = {*self.groups, *self.plain}
         if stored.keys() != expected:
             raise IncompatibleState(f"the tensors are {sorted(stored)}, expected {sorted(expected)}")
-        state = {name: _check(name, stored[name], self.template[name].dtype, self._shape(name, counts)) for name in self.plain}
-        for name, group in self.groups.items():
-            state |= self._unpack(name, group, stored[name], counts)
-        return state | {mask: torch.ones(1, counts[mask], dtype=torch.bool) for mask in MASKS if mask in self.template}
+        layout = self._layouts(counts)
+        for name, what in layout.stored.items():
+            _check(name, stored[name], *what)
+        resident = Resident(make_memory(layout.arrangement.n_bytes), layout.arrangement)
+        self._fill(resident, stored, layout.rooms)
+        return resident
 
-    def _read_head(self, head: Tensor | None) -> dict[str, int]:
+    def hold(self, state: State) -> Resident:
+        """One lane's state on the host, copied as it is to memory of its own: what `decode` gives, but not rounded."""
+        classes, examples = (state[mask].shape[1] if mask in state else 0 for mask in MASKS)
+        arrangement = self._layouts((classes, examples)).arrangement
+        resident = Resident(make_memory(arrangement.n_bytes), arrangement)
+        for name, tensor in resident.state.items():
+            tensor.copy_(state[name])
+        return resident
+
+    def _read_head(self, head: Stored | None) -> Counts:
         """How many classes and examples the state has."""
         if head is None:
             raise IncompatibleState(f"the state has no `{HEAD_NAME}`, expected one of format {VERSION}")
-        written = _check(HEAD_NAME, head, torch.uint8, torch.Size((HEAD.size + CHECK.size,))).numpy().tobytes()
-        version, digest, *found = HEAD.unpack_from(written)
-        if CHECK.unpack_from(written, HEAD.size) != (zlib.crc32(written[: HEAD.size]),):
+        _check(HEAD_NAME, head, torch.uint8, (HEAD.size + CHECK.size,))
+        version, digest, *counts = HEAD.unpack_from(head.data)
+        if CHECK.unpack_from(head.data, HEAD.size) != (zlib.crc32(head.data[: HEAD.size]),):
             raise IncompatibleState(f"`{HEAD_NAME}` is spoilt: its checksum is not that of its bytes")
         if (version, digest) != (VERSION, self.digest):
             what = f"format {version} from meta-parameters {digest.hex()}"
             raise IncompatibleState(f"the state is of {what}, expected format {VERSION} from {self.digest.hex()}")
-        counts = dict(zip(MASKS, found, strict=True))
-        for mask, count in counts.items():
+        for mask, count in zip(MASKS, counts, strict=True):
             if bool(count) != (mask in self.template):
                 raise IncompatibleState(f"the state has {count} rows under `{mask}`, expected {'none' if count else 'one or more'}")
-        return counts
+        return counts[0], counts[1]
 
-    def _unpack(self, name: str, group: Group, packed: Tensor, counts: Mapping[str, int]) -> State:
+    def _fill(self, resident: Resident, stored: Mapping[str, Stored], rooms: Mapping[str, Room]) -> None:
         """Raises IncompatibleState."""
-        shapes = [self._shape(member, counts) for member in group.names]
-        _check(name, packed, torch.uint8, torch.Size((count_packed_bytes(shapes, group.bits),)))
-        tensors = [_make_room(shape, self.template[member]) for member, shape in zip(group.names, shapes, strict=True)]
-        _check_finite(name, unpack(packed, group.base, group.bits, tensors))
-        return dict(zip(group.names, tensors, strict=True))
+        bytes_, places = resident.memory.numpy(), resident.arrangement.places
+        for name, group in self.groups.items():
+            packed = np.frombuffer(stored[name].data, dtype=np.uint8)
+            _check_finite(name, unpack(packed, group.base, group.bits, resident.memory, rooms[name]))
+        for name in self.plain:
+            bytes_[places[name].begin : places[name].end] = np.frombuffer(stored[name].data, dtype=np.uint8)
+            if places[name].dtype.is_floating_point:
+                _check_finite(name, is_finite(resident.state[name]))
+        for mask in MASKS:
+            if mask in places:
+                bytes_[places[mask].begin : places[mask].end] = True
 
-    def _shape(self, name: str, counts: Mapping[str, int]) -> torch.Size:
-        padded = [counts[mask] for mask in find_padded_axes(name)]
-        return torch.Size((1, *padded, *self.template[name].shape[1 + len(padded) :]))
+    @cached_property
+    def _layouts(self) -> Callable[[Counts], _Layout]:
+        return lru_cache(maxsize=256)(self._lay_out)
+
+    def _lay_out(self, counts: Counts) -> _Layout:
+        of_mask = dict(zip(MASKS, counts, strict=True))
+        arrangement = arrange({name: _resize(name, tensor, of_mask) for name, tensor in self.template.items()})
+        rooms = {name: Room(tuple(arrangement.places[member] for member in group.names)) for name, group in self.groups.items()}
+        packed = {name: (torch.uint8, (room.packed_bytes[self.groups[name].bits],)) for name, room in rooms.items()}
+        plain = {name: (arrangement.places[name].dtype, arrangement.places[name].shape) for name in self.plain}
+        return _Layout(arrangement, rooms, {**packed, **plain})
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where states of so many classes and examples lie; stored: type and shape of what is written of them."""
+
+    arrangement: Arrangement
+    rooms: Mapping[str, Room]
+    stored: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as safetensors has read it; `dtype` is what they call it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytearray
+
+
+def _open(encoded: bytes) -> dict[str, Stored]:
+    try:
+        found = deserialize(encoded)  # type: ignore[no-untyped-call]
+    except SafetensorError as fault:
+        raise IncompatibleState(f"the bytes are not safetensors: {fault}") from fault
+    return {name: Stored(tensor["dtype"], tuple(tensor["shape"]), tensor["data"]) for name, tensor in found}
+
+
+def _resize(name: str, model: Tensor, counts: Mapping[str, int]) -> Tensor:
+    """A tensor without numbers, as one of another state is shaped and laid out."""
+    padded = [counts[mask] for mask in padded_axes(name)]
+    shape = (1, *padded, *model.shape[1 + len(padded) :])
+    return torch.empty(shape, dtype=model.dtype, device="meta") if padded else model
 
 
 def make_head(digest: bytes, n_way: int, n_support: int, version: int = VERSION) -> Tensor:
@@ -156,11 +228,6 @@ def _point_at(tensor: Tensor) -> TensorSpec:
     return TensorSpec(dtype=dtype, shape=tensor.shape, data_ptr=tensor.data_ptr(), data_len=tensor.nbytes)
 
 
-def _make_room(shape: torch.Size, template: Tensor) -> Tensor:
-    """Memory as the learner lays it out: reading numbers that lie any other way would copy them for every answer."""
-    return torch.empty(shape) if template.is_contiguous() else torch.empty_strided(shape, template.stride())
-
-
 def _digest(params: Params) -> bytes:
     digest = hashlib.sha256()
     for name, param in params.items():
@@ -168,13 +235,9 @@ def _digest(params: Params) -> bytes:
     return digest.digest()[:8]
 
 
-def _check(name: str, tensor: Tensor, dtype: torch.dtype, shape: torch.Size) -> Tensor:
-    if tensor.dtype != dtype or tensor.shape != shape:
-        found, expected = f"{tensor.dtype} {tuple(tensor.shape)}", f"{dtype} {tuple(shape)}"
-        raise IncompatibleState(f"{name} is {found}, expected {expected}")
-    if tensor.is_floating_point():
-        _check_finite(name, is_finite(tensor))
-    return tensor
+def _check(name: str, stored: Stored, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    if stored.dtype != SPELT[dtype] or stored.shape != shape:
+        raise IncompatibleState(f"{name} is {stored.dtype} {stored.shape}, expected {SPELT[dtype]} {shape}")
 
 
 def _check_finite(name: str, is_finite: bool) -> None:

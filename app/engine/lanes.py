@@ -99,9 +99,9 @@ def size_class(size: int) -> int:
     return ((size - 1).bit_length() + 1) // 2
 
 
-def measure(since: float, taken: float, started: float, lanes: int) -> Phases:
-    """The phases so far of a lane that waited from `since`, whose batch was `taken` from the queue, was `started` and has just ended."""
-    return Phases(queue_ms=(taken - since) * 1000, batch_ms=(started - taken) * 1000, device_ms=ms_since(started), lanes=lanes)
+def measure(since: float, taken: float, started: float, ended: float, lanes: int) -> Phases:
+    """The phases so far of a lane that waited from `since`, whose batch was `taken` from the queue, then on the device."""
+    return Phases((taken - since) * 1000, (started - taken) * 1000, (ended - started) * 1000, lanes=lanes)
 
 
 def hand_over(phases: Phases, since: float) -> Phases:

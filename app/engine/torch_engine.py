@@ -26,9 +26,10 @@ from app.engine.resident import ResidentStates
 from app.engine.versions import Versions
 from models.artifact import load_initializer_bytes
 from models.devices import MAX_BATCH_SAMPLES, choose_device, count_torch_threads
-from models.installed import Installed, Loaded, count_bytes, install
+from models.installed import Installed, Loaded, install
 from models.learner import Learner
-from models.serving import AdaptedLane, AnsweredLane
+from models.resident import Resident
+from models.serving import AdaptedLane
 from models.support import State
 from models.warm_start import encode_params
 
@@ -58,7 +59,7 @@ Load = Callable[[Mapping[str, Any], bytes], Loaded]
 
 _Adapt = AdaptLane[Installed]
 _Trial = TrialLane[Installed]
-_Predict = PredictLane[Installed, State]
+_Predict = PredictLane[Installed, Resident]
 _Score = ScoreLane[Installed]
 _Lane = _Adapt | _Trial | _Score | _Predict
 _Outcome = tuple[AdaptedLane, Phases] | StartTrial | HeldOut | Answers
@@ -96,9 +97,9 @@ class TorchEngine:
         self._max_batch_samples = max_batch_samples or MAX_BATCH_SAMPLES[self._device.type]
         limits = BatchLimits(max_lanes, max_waiting_lanes, max_size=self._max_batch_samples)
         self._batcher: Batcher[_Lane, _Outcome] = Batcher(self._run, self._device_thread, limits)
-        self._rounding: Batcher[_Round, tuple[bytes, State]] = Batcher(_round_all, self._bytes_threads, limits)
+        self._rounding: Batcher[_Round, tuple[bytes, Resident]] = Batcher(_round_all, self._bytes_threads, limits)
         self._versions: Versions[Installed] = Versions()
-        self._resident: ResidentStates[State] = ResidentStates(resident_bytes)
+        self._resident: ResidentStates[Resident] = ResidentStates(resident_bytes)
         self._lanes: Counter[telemetry.Work] = Counter()  # that wait for the device or are on it
         telemetry.watch_queues(self._lanes)
         self._installing = asyncio.Lock()
@@ -143,8 +144,8 @@ class TorchEngine:
             lane, phases = cast(tuple[AdaptedLane, Phases], outcome)
             phases, started = hand_over(phases, since), now()
             with _in_service_words():
-                encoded, state = await self._rounding.submit(_Round(version, lane.state), job.key.initializer)
-            self._resident.put(job.key, state, count_bytes(state))
+                encoded, resident = await self._rounding.submit(_Round(version, lane.state), job.key.initializer)
+            self._resident.put(job.key, resident, resident.n_bytes)
         embedding = None if lane.embedding is None else lane.embedding.numpy()
         return Adapted(encoded, lane.loss, lane.accuracy, replace(phases, encode_ms=ms_since(started)), embedding)
 
@@ -158,11 +159,11 @@ class TorchEngine:
             return cast(HeldOut, await self._submit("adapt", job.key, ScoreLane(version, now(), job)))
 
     async def predict(self, key: StateKey, queries: Array, explained: AdaptJob | None = None) -> Answers:
-        with self._versions.use(key.initializer) as version, self._resident.pinned(key) as state:
+        with self._versions.use(key.initializer) as version, self._resident.pinned(key) as resident:
             _check_shape(queries, version.learner, errors.InvalidQuery)
             try:
                 since = now()
-                answers = cast(Answers, await self._submit("predict", key, PredictLane(version, since, state, queries, explained)))
+                answers = cast(Answers, await self._submit("predict", key, PredictLane(version, since, resident, queries, explained)))
                 return replace(answers, phases=hand_over(answers.phases, since))
             except errors.AdaptationFailed as full:
                 raise errors.Overloaded(f"{full.detail}; try again, or with fewer queries") from full
@@ -170,7 +171,7 @@ class TorchEngine:
     async def restore(self, key: StateKey, state: bytes) -> None:
         with self._versions.use(key.initializer) as version:
             restored = await self._call_in(self._bytes_threads, lambda: version.restore(state))
-            self._resident.put(key, restored, count_bytes(restored))
+            self._resident.put(key, restored, restored.n_bytes)
 
     def forget(self, task_id: str) -> None:
         self._resident.drop_task(task_id)
@@ -227,7 +228,7 @@ def _in_service_words() -> Iterator[None]:
         raise translate(fault) from fault
 
 
-def _round_all(_bucket: Hashable, rounds: Sequence[_Round], _taken: float) -> list[tuple[bytes, State] | Exception]:
+def _round_all(_bucket: Hashable, rounds: Sequence[_Round], _taken: float) -> list[tuple[bytes, Resident] | Exception]:
     """States as bytes, and what those say on the device. Bytes are rounded; so what answers first is what a cache will bring back."""
     encoded = [each.version.encode(each.state) for each in rounds]
     return [(written, each.version.restore(written)) for each, written in zip(rounds, encoded, strict=True)]
@@ -236,9 +237,10 @@ def _round_all(_bucket: Hashable, rounds: Sequence[_Round], _taken: float) -> li
 def _run_adaptations(lanes: Sequence[_Adapt], taken: float) -> list[_Outcome | Exception]:
     started, version = now(), lanes[0].version
     adapted = version.adapt([lane.job for lane in lanes], [lane.job.steps for lane in lanes], lanes[0].job.start)
+    ended = now()
     diverged = errors.AdaptationFailed("the inner loop ended in numbers that are not finite; try fewer steps, or smaller inputs")
     return [
-        (outcome, measure(lane.since, taken, started, len(lanes))) if outcome.is_finite else diverged
+        (outcome, measure(lane.since, taken, started, ended, len(lanes))) if outcome.is_finite else diverged
         for lane, outcome in zip(lanes, adapted, strict=True)
     ]
 
@@ -258,15 +260,13 @@ def _run_predictions(lanes: Sequence[_Predict], max_samples: int, taken: float) 
     explained = [lane.explained for lane in lanes if lane.explained is not None]  # of every lane of a bucket, or of none
     answers = version.predict([lane.state for lane in lanes], [lane.queries for lane in lanes], max_samples, explained)
     too_large = errors.InvalidQuery("the answers are not finite numbers; expected queries in the range of the support set")
+    ended = now()
     return [
-        _to_answers(answer, measure(lane.since, taken, started, len(lanes))) if answer.is_finite else too_large
+        Answers(answer.values, measure(lane.since, taken, started, ended, len(lanes)), answer.unknown, answer.weights)
+        if answer.is_finite
+        else too_large
         for lane, answer in zip(lanes, answers, strict=True)
     ]
-
-
-def _to_answers(answer: AnsweredLane, phases: Phases) -> Answers:
-    unknown, weights = (None if tensor is None else tensor.numpy() for tensor in (answer.unknown, answer.weights))
-    return Answers(answer.values.numpy(), phases, unknown, weights)
 
 
 def _check_shape(inputs: Array, learner: Learner, error: type[errors.AppError]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -10,13 +10,14 @@ from torch import Tensor
 
 from models.backbones.conv4 import Conv4
 from models.backbones.conv4_descent import Descent
+from models.backbones.conv4_native import Network
 from models.backbones.gated_conv4 import GatedConv4
 from models.backbones.mlp import Mlp
 from models.errors import InvalidOptions
 from models.options import parse_options
 from models.support import Params
 
-__all__ = ["Backbone", "Conv4", "Descends", "GatedConv4", "LaysOut", "Mlp", "Penalised", "ReadsEach", "build_backbone", "lay_out"]
+__all__ = ["Backbone", "Conv4", "Descends", "GatedConv4", "LaysOut", "Mlp", "Penalised", "RunsInC", "build_backbone", "lay_out"]
 
 KINDS: Mapping[str, type[Conv4] | type[GatedConv4] | type[Mlp]] = {"conv4": Conv4, "gated-conv4": GatedConv4, "mlp": Mlp}
 
@@ -45,12 +46,19 @@ class Penalised(Protocol):
 
 
 @runtime_checkable
-class ReadsEach(Protocol):
-    """A backbone that reads each lane's parameters where they lie."""
+class RunsInC(Protocol):
+    """A backbone that a CPU may run in C."""
 
-    def features_each(self, params: Sequence[Params], inputs: Tensor, prefix: str = "") -> Tensor:
-        """As `features` by parameters stacked along a lane axis; params: one for each lane, with a lane axis of one, whose names the
-        backbone's stand in behind `prefix`. No gradient."""
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """In the order the C reads them."""
+        ...
+
+    def find_native(self, inputs: Tensor) -> Network | None:
+        """What runs it on such inputs; None where torch does."""
         ...
 
 

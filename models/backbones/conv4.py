@@ -7,7 +7,6 @@ Normalisation looks at one example at a time, never at a batch: DECISIONS.md has
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -111,7 +110,7 @@ class Conv4:
         """(lanes, n, channels, height, width) to (lanes, n, feature_dim), with shared or per-lane parameters."""
         native = self.find_native(inputs)
         if native is not None and inputs.shape[2:] == self.input_shape:
-            return native.features(inputs, [params[name] for name in self._names])
+            return native.features(inputs, [params[name] for name in self.parameter_names])
         maps = inputs
         for block in range(1, BLOCKS + 1):
             maps = self.convolve(params, maps, block)
@@ -120,15 +119,6 @@ class Conv4:
             if block == ATTENDED_BLOCK and self.attention:
                 maps = attend(params, maps, self.attention)
         return maps.flatten(2)
-
-    def features_each(self, params: Sequence[Params], inputs: Tensor, prefix: str = "") -> Tensor:
-        """The same by each lane's own parameters (1, ...), where they lie; stacked where torch is to read them. Without a gradient."""
-        native = self.find_native(inputs)
-        if native is not None and inputs.shape[2:] == self.input_shape:
-            names = [prefix + name for name in self._names]
-            return native.features_each(inputs, [[lane[name] for name in names] for lane in params])
-        stacked = {name: torch.cat([lane[name] for lane in params]) for name in params[0] if name.startswith(prefix)}
-        return self.features({name.removeprefix(prefix): tensor for name, tensor in stacked.items()}, inputs)
 
     def find_native(self, inputs: Tensor) -> Network | None:
         """What computes the features of such inputs in C, with its derivatives in the parameters; None where torch does.
@@ -142,17 +132,16 @@ class Conv4:
     def find_descent(self, inputs: Tensor) -> Descent | None:
         """What runs whole inner loops over such inputs in C; None where torch does."""
         native = self.find_native(inputs)
-        return None if native is None or inputs.shape[2:] != self.input_shape else Descent(native, self._names)
+        return None if native is None or inputs.shape[2:] != self.input_shape else Descent(native, self.parameter_names)
 
     def lay_out(self, params: Params) -> Params:
         """The same parameters, in memory the way `features` reads them fastest."""
-        return {
-            name: lay_out(tensor) if name in self._names and name.startswith("conv") and self.find_native(tensor.detach()) else tensor
-            for name, tensor in params.items()
-        }
+        kernels = [name for name in self.parameter_names if name.startswith("conv") and name in params]
+        return params | {name: lay_out(params[name]) for name in kernels if self.find_native(params[name].detach())}
 
     @cached_property
-    def _names(self) -> tuple[str, ...]:
+    def parameter_names(self) -> tuple[str, ...]:
+        """Of the four blocks, in the order `Network` reads them."""
         return tuple(f"{name}{block}.{part}" for block in range(1, BLOCKS + 1) for name, part in BLOCK_PARAMETERS)
 
     @cached_property

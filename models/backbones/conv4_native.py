@@ -54,22 +54,13 @@ class Network:
         features: Tensor = _Features.apply(self, images.contiguous(), *params)  # type: ignore[no-untyped-call]
         return features
 
-    def features_each(self, images: Tensor, params: Sequence[Sequence[Tensor]]) -> Tensor:
-        """The same by each lane's parameters (1, ...) where they lie, without a derivative. Raises ValueError."""
-        rows = [
-            [_check(param, images, (1, *shape), strides) for param, shape, strides in zip(lane, self.shapes, self.strides, strict=True)]
-            for lane in params
-        ]
-        pointers = np.array([[tensor.data_ptr() for tensor in lane] for lane in rows], dtype=np.int64)
-        features = images.new_empty(*images.shape[:2], self.feature_dim)
-        self.call("run", images.shape[0], images.shape[1], pointers, images.contiguous(), None, features, count_parts(*images.shape[:2]))
-        return features
-
     def find_rows(self, params: Sequence[Tensor], images: Tensor) -> list[Tensor]:
         """Parameters without a lane axis as the C reads them (1, ...): where they lie, when they were laid out so. Raises ValueError."""
-        return [to_rows(_check(param, images, shape)) for param, shape in zip(params, self.shapes, strict=True)]
+        for param, shape in zip(params, self.shapes, strict=True):
+            _check(param, images, shape)
+        return [to_rows(param) for param in params]
 
-    def call(self, name: str, lanes: int, n: int, *arguments: Tensor | Array | int | None) -> None:
+    def call(self, name: str, lanes: int, n: int, *arguments: Tensor | Array | bytes | int | None) -> None:
         """A function of the library. Raises MemoryError."""
         function, addresses = getattr(self.library, name), [_address(argument) for argument in arguments]
         if function(self.blocks.ctypes.data, len(self.blocks), lanes, n, *addresses, torch.get_num_threads(), find_team()):
@@ -167,13 +158,11 @@ class _Gradients(torch.autograd.Function):
         return None, features, *gradients
 
 
-def _check(param: Tensor, images: Tensor, shape: tuple[int, ...], strides: tuple[int, ...] | None = None) -> Tensor:
-    """The parameter as rows, where `strides` does not say that it lies so. What the C is handed must be what it takes it for: it would
-    read whatever memory is there. Raises ValueError."""
+def _check(param: Tensor, images: Tensor, shape: tuple[int, ...]) -> None:
+    """What the C is handed must be what it takes it for: it would read whatever memory is there. Raises ValueError."""
     if param.shape != shape or param.dtype is not images.dtype or not param.is_cpu:
         found = f"{param.dtype} {tuple(param.shape)} on {param.device}"
         raise ValueError(f"a parameter is {found}, expected {images.dtype} {shape} on cpu")
-    return param if strides is None or param.stride()[1:] == strides else to_rows(param)
 
 
 def to_rows(param: Tensor) -> Tensor:
@@ -199,7 +188,7 @@ def _point(tensors: Sequence[Tensor], lanes: int) -> Array:
     return first + np.arange(lanes, dtype=np.int64)[:, None] * step
 
 
-def _address(argument: Tensor | Array | int | None) -> int | None:
+def _address(argument: Tensor | Array | bytes | int | None) -> bytes | int | None:
     if isinstance(argument, Tensor):
         return argument.data_ptr()
     return argument.ctypes.data if isinstance(argument, np.ndarray) else argument

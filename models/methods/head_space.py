@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.learner import RowHead
 from models.methods.objectives import class_balanced_weights, mask_absent_classes
 from models.support import Params, State, Support
 
@@ -122,6 +123,10 @@ class Sphere:
 
     def answer(self, params: Params, state: State, features: Tensor) -> Tensor:
         return self.score(state, features) * params[LOG_SHARPNESS].exp()
+
+    def row_head(self, params: Params) -> RowHead:
+        """The same, as what a CPU does behind the features in one call."""
+        return RowHead(CLASS_WEIGHT, centre=TASK_CENTRE, on_sphere=True, sharpness=params[LOG_SHARPNESS].exp().item())
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,17 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from models.backbones import Backbone, ReadsEach, lay_out
+from models.backbones import Backbone, lay_out
 from models.backbones.lanes import lane_linear
 from models.errors import InvalidOptions
-from models.learner import BODY, Adaptation, Kind, take_body
+from models.learner import BODY, Adaptation, Kind, RowHead, take_body
 from models.methods import inner_gradient
 from models.methods.class_head import CLASS_BIAS, CLASS_MASK, CLASS_WEIGHT, find_scale, prototype_head
 from models.methods.gradient_similarity import compare_answers, compare_values
 from models.methods.inner_gradient import InnerPoint
 from models.methods.inner_native import descend_natively
 from models.methods.objectives import class_balanced_loss, mask_absent_classes, squared_error, support_accuracy
-from models.support import Params, State, Support, own_state, stack_states
+from models.support import Params, State, Support, own_state
 
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
 LOG_SHARPNESS = "answer.log_sharpness"
@@ -156,14 +156,12 @@ class GradientLearner:
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self.sharpen(params, self.outputs(params, state, queries))
 
-    def predict_each(self, params: Params, states: Sequence[State], queries: Tensor) -> Tensor:
-        backbone, body, own = self.backbone, _names(params, BODY), states[0].keys()
-        if not isinstance(backbone, ReadsEach) or own.isdisjoint(body):
-            return self.predict(params, stack_states(states), queries)
-        shared = {name: params[name].unsqueeze(0) for name in body if name not in own}
-        features = backbone.features_each([{**shared, **state} for state in states] if shared else states, queries, BODY)
-        rest = stack_states(states, [name for name in own if name not in body])
-        return self.sharpen(params, self.read(params, rest, features))
+    def row_head(self, params: Params) -> RowHead:
+        """A method with another `read` than this has another of these."""
+        one, is_regression = torch.ones(1, dtype=torch.float64), self.kind == "regression"
+        names = (HEAD_WEIGHT, HEAD_BIAS) if is_regression else (CLASS_WEIGHT, CLASS_BIAS)
+        scale = 1.0 if is_regression else self.scale(one).item()
+        return RowHead(*names, scale=scale, sharpness=self.sharpen(params, one).item())
 
     def embed(self, params: Params, inputs: Tensor) -> Tensor:
         return self.features(params, {}, inputs)

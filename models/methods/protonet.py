@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.backbones import Backbone
-from models.learner import Adaptation, Kind
+from models.learner import Adaptation, Kind, RowHead
 from models.methods.objectives import class_balanced_weights, mask_absent_classes, measure_support
 from models.support import Params, State, Support
 
@@ -52,6 +52,9 @@ class ProtoNet:
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self._compare(state, self.backbone.features(params, queries))
+
+    def row_head(self, params: Params) -> RowHead:
+        return RowHead(PROTOTYPES, compares="distance")
 
     def embed(self, params: Params, inputs: Tensor) -> Tensor:
         return self.backbone.features(params, inputs)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.backbones import Backbone
 from models.errors import InvalidOptions
-from models.learner import Adaptation, Kind
+from models.learner import Adaptation, Kind, RowHead
 from models.methods.head_space import Gaussian, HeadSpace, Problem, Sphere
 from models.methods.objectives import measure_support
 from models.methods.shared_embedding import SharedEmbedding
@@ -70,6 +70,10 @@ class SolvedHead(SharedEmbedding, ABC):
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self.space.answer(params, state, self.embed(params, queries))
+
+    def row_head(self, params: Params) -> RowHead | None:
+        space = self.space
+        return space.row_head(params) if isinstance(space, Sphere) else None
 
     def explain(self, params: Params, state: State, support: Support, queries: Tensor) -> Tensor:
         """Dual coefficient times kernel: these add up to the predicted class's score, or to what the task changed in the value.

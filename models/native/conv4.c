@@ -4,6 +4,7 @@
  * `trace_size` numbers. A lane is worked on alone, by one thread, in an order that nothing but its own sizes decides: its numbers are the same
  * to the last bit in every batch. `team` runs `threads` of them. All return 0, or 1 where there was no memory.
  */
+#include "answers.h"
 #include "descent.h"
 #include "parallel.h"
 #include "tangent.h"
@@ -16,7 +17,7 @@ typedef struct {
     const REAL *images, *upstream;
     REAL *features;
     REAL *const *traces, *const *gradients;
-    int per_item, items_per_lane, lanes, threads;
+    int per_item, items_per_lane;
 } Job;
 
 static int n_params(const Job *job) { return 3 * job->layout.n_blocks; }
@@ -32,16 +33,6 @@ static void run_item(const void *job_, int item, void *scratch) {
     read_features(l, trace + l->out, job->features + lane * l->n * out_size(last_block(l)), first, next);
 }
 
-/* The kernels of the lane that this thread will probably see next: of thousands of tasks they come from memory, not from a cache. */
-static Ahead look_ahead(const Job *job, int lane, int now, const char **kernels, ptrdiff_t *sizes) {
-    const int n_blocks = job->layout.n_blocks, is_there = lane < job->lanes && lane != now;
-    for (int b = 0; is_there && b < n_blocks; b++) {
-        kernels[b] = (const char *)KERNEL(job->params + (ptrdiff_t)lane * n_params(job), b);
-        sizes[b] = kernel_size(&job->layout.blocks[b]) * (ptrdiff_t)sizeof(REAL);
-    }
-    return (Ahead){kernels, sizes, is_there ? n_blocks : 0, 0, 0};
-}
-
 /* The same without a trace: that of a part lies in `scratch`, and is written over by the next one. */
 static void glance_item(const void *job_, int item, void *scratch) {
     const Job *job = job_;
@@ -51,10 +42,7 @@ static void glance_item(const void *job_, int item, void *scratch) {
     const ptrdiff_t begin = (ptrdiff_t)lane * job->layout.n + first;
     REAL *trace = scratch;
     place_images(&part, job->images + begin * image_size(&part.blocks[0]), trace, 0, count);
-    const char *kernels[MAX_BLOCKS];
-    ptrdiff_t sizes[MAX_BLOCKS];
-    Ahead ahead = look_ahead(job, (item + job->threads) / job->items_per_lane, lane, kernels, sizes);
-    run_blocks(&part, job->params + (ptrdiff_t)lane * n_params(job), trace, 0, count, (ptrdiff_t *)(trace + part.size), &ahead);
+    run_blocks(&part, job->params + (ptrdiff_t)lane * n_params(job), trace, 0, count, (ptrdiff_t *)(trace + part.size), NULL);
     read_features(&part, trace + part.out, job->features + begin * out_size(last_block(&part)), 0, count);
 }
 
@@ -66,10 +54,20 @@ EXPORT long long trace_size(const Block *blocks, int n_blocks, int n) { return l
 EXPORT int run(const Block *blocks, int n_blocks, int lanes, int n, const REAL *const *params, const REAL *images, REAL *const *traces,
                REAL *features, int per_item, int threads, Team team) {
     const Job job = {.layout = lay_out(blocks, n_blocks, n), .params = params, .images = images, .traces = traces, .features = features,
-                     .per_item = per_item, .items_per_lane = (n + per_item - 1) / per_item, .lanes = lanes, .threads = threads};
+                     .per_item = per_item, .items_per_lane = (n + per_item - 1) / per_item};
     const size_t places = 2 * per_item * largest(&job.layout, places_size) * sizeof(ptrdiff_t);
     if (traces) return run_parallel(run_item, &job, lanes * job.items_per_lane, threads, team, places);
     return run_parallel(glance_item, &job, lanes * job.items_per_lane, threads, team, lay_out(blocks, n_blocks, per_item).size * sizeof(REAL) + places);
+}
+
+/* What each lane's head answers to its queries, at most `per_part` of which are worked on at once, in up to `parts` parts a lane. values: of
+ * each query as many as the head has rows; unknown: of each query one, where the reading has it. */
+EXPORT int answer(const Block *blocks, int n_blocks, int lanes, int per_part, const Reading *reading, const REAL *const *rows,
+                  const Asked *asked, REAL *values, REAL *unknown, int parts, int threads, Team team) {
+    const Questions q = {.part = lay_out(blocks, n_blocks, per_part), .reading = reading, .rows = rows, .asked = asked, .values = values,
+                         .unknown = unknown, .parts_per_lane = parts, .lanes = lanes, .threads = threads};
+    const ptrdiff_t reals = q.part.size + per_part * out_size(last_block(&q.part));
+    return run_parallel(answer_item, &q, lanes * parts, threads, team, reals * sizeof(REAL) + places_bytes(&q.part));
 }
 
 static void pull_item(const void *job_, int lane, void *memory) {

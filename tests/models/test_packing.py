@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from models import packing
 from models.native.build import find_compiler, library_path, list_instruction_sets
 from models.native.library import find_packing, has, load_packing
-from models.packing import Bits, count_packed_bytes, pack, unpack
+from models.packing import Bits, Room, count_packed_bytes, pack, unpack
+from models.resident import arrange, make_memory
 
 SHAPES = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4).map(lambda axes: torch.Size((1, *axes))), min_size=1, max_size=4)
 BITS: st.SearchStrategy[Bits] = st.sampled_from([12, 20])
@@ -33,9 +34,15 @@ def draw_tensors(shapes: Sequence[torch.Size], seed: int) -> list[torch.Tensor]:
 
 
 def unpack_all(packed: torch.Tensor, shapes: Sequence[torch.Size], bits: Bits, base: torch.Tensor = NO_BASE) -> list[torch.Tensor]:
-    tensors = [torch.empty(shape) for shape in shapes]
-    unpack(packed, base, bits, tensors)
-    return tensors
+    return unpack_like(packed, [torch.empty(shape) for shape in shapes], bits, base)[0]
+
+
+def unpack_like(packed: torch.Tensor, models: Sequence[torch.Tensor], bits: Bits, base: torch.Tensor) -> tuple[list[torch.Tensor], bool]:
+    """Tensors laid out as `models`, and whether all their numbers are finite."""
+    arrangement = arrange({str(place): model for place, model in enumerate(models)})
+    memory, room = make_memory(arrangement.n_bytes), Room(tuple(arrangement.places.values()))
+    is_finite = unpack(packed.numpy(), base, bits, memory, room)
+    return [place.view(memory) for place in room.places], is_finite
 
 
 def lay_out(tensor: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
@@ -66,8 +73,9 @@ def test_zeros_stay_zeros(shapes: list[torch.Size], bits: Bits) -> None:
 @pytest.mark.parametrize("bits", [12, 20])
 def test_what_is_not_finite_does_not_become_so(bits: Bits) -> None:
     for wrong in (torch.nan, torch.inf, -torch.inf):
-        packed, into = pack([torch.tensor([[[1.0, wrong], [2.0, 3.0]]])], NO_BASE, bits), torch.empty(1, 2, 2)
-        assert not unpack(packed, NO_BASE, bits, [into])
+        packed = pack([torch.tensor([[[1.0, wrong], [2.0, 3.0]]])], NO_BASE, bits)
+        [into], is_finite = unpack_like(packed, [torch.empty(1, 2, 2)], bits, NO_BASE)
+        assert not is_finite
         assert not into[0, 0].isfinite().any()
 
 
@@ -117,8 +125,7 @@ def assert_same_ways(library: ctypes.PyDLL, tensors: Sequence[torch.Tensor], bas
     for way, found in (("c", library), ("torch", None)):
         with patch.object(packing, "find_packing", lambda found=found: found):
             packed[way] = pack(tensors, base, bits)
-            into[way] = [torch.empty_strided(tensor.shape, tensor.stride()) for tensor in tensors]
-            finite[way] = unpack(packed[way], base, bits, into[way])
+            into[way], finite[way] = unpack_like(packed[way], tensors, bits, base)
     assert torch.equal(packed["c"], packed["torch"])
     assert finite["c"] == finite["torch"]
     assert all(is_same(*pair) for pair in zip(into["c"], into["torch"], strict=True))

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
 from models.errors import InvalidOptions, OutOfMemory
 from models.methods import build_learner
-from models.serving import adapt_lanes, mixes_steps, predict_lanes
-from models.support import Params, State, Support, make_support
+from models.serving import adapt_lanes, mixes_steps
+from models.support import Params, Support, make_support
 
 LEARNER = build_learner(
     {
@@ -31,17 +29,10 @@ def make_task(n_way: int, shots: int) -> Support:
     return make_support(inputs, torch.arange(n_way).repeat(shots), n_way)
 
 
-@pytest.fixture
-def state(params: Params) -> State:
-    return adapt_lanes(LEARNER, params, [make_task(3, 1)], 2)[0].state
-
-
 def test_every_lane_keeps_its_own_number_of_classes(params: Params) -> None:
     lanes = adapt_lanes(LEARNER, params, [make_task(2, 3), make_task(5, 1)], 2)
     assert [lane.state["class.mask"].shape for lane in lanes] == [(1, 2), (1, 5)]
     assert all(lane.is_finite and len(lane.loss) == len(lane.accuracy) == 3 for lane in lanes)
-    answers = predict_lanes(LEARNER, params, [lane.state for lane in lanes], [torch.rand(4, 1, 16, 16), torch.rand(1, 1, 16, 16)], 100)
-    assert [lane.values.shape for lane in answers] == [(4, 2), (1, 5)]
 
 
 def test_lanes_of_different_steps_share_a_batch_and_each_is_bit_for_bit_what_it_is_alone(params: Params) -> None:
@@ -65,12 +56,6 @@ def test_a_learner_whose_lanes_stay_to_the_end_takes_equal_steps_only() -> None:
         adapt_lanes(learner, params, tasks, [2, 1])
 
 
-def test_answers_do_not_depend_on_how_the_queries_are_split(params: Params, state: State) -> None:
-    queries = torch.rand(20, 1, 16, 16)
-    [whole], [pieces] = (predict_lanes(LEARNER, params, [state], [queries], size) for size in (100, 3))
-    torch.testing.assert_close(whole.values, pieces.values, rtol=1e-5, atol=1e-5)
-
-
 def test_a_lane_that_diverges_is_marked_and_the_others_are_not(params: Params) -> None:
     wild = make_task(2, 1)
     wild.inputs.fill_(torch.inf)
@@ -84,32 +69,3 @@ def test_a_device_without_room_says_so(params: Params, monkeypatch: pytest.Monke
     monkeypatch.setattr(type(LEARNER), "adapt", refuse)
     with pytest.raises(OutOfMemory, match="2 lanes"):
         adapt_lanes(LEARNER, params, [make_task(2, 1), make_task(2, 1)], 1)
-
-
-def test_answers_are_explained_by_each_tasks_own_examples_as_they_are_alone(params: Params) -> None:
-    tasks = [make_task(2, 3), make_task(5, 1)]
-    states = [lane.state for lane in adapt_lanes(LEARNER, params, tasks, 2)]
-    queries = [torch.rand(4, 1, 16, 16), torch.rand(1, 1, 16, 16)]
-    together = predict_lanes(LEARNER, params, states, queries, 6, explained=tasks)
-    assert [lane.weights.shape for lane in together if lane.weights is not None] == [(4, 6), (1, 5)]
-    for index, lane in enumerate(together):
-        [alone] = predict_lanes(LEARNER, params, [states[index]], [queries[index]], 100, explained=[tasks[index]])
-        assert lane.weights is not None
-        assert alone.weights is not None
-        torch.testing.assert_close(lane.weights, alone.weights, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(lane.weights.abs().sum(1), torch.ones(len(queries[index])))
-
-
-class Silent:
-    """A learner that answers and explains nothing."""
-
-    kind = "classification"
-    predict = staticmethod(LEARNER.predict)
-
-
-def test_a_learner_that_explains_nothing_is_not_asked_to(params: Params, state: State) -> None:
-    silent: Any = Silent()
-    queries = [torch.rand(1, 1, 16, 16)]
-    assert predict_lanes(silent, params, [state], queries, 100)[0].weights is None
-    with pytest.raises(InvalidOptions, match="cannot say"):
-        predict_lanes(silent, params, [state], queries, 100, explained=[make_task(3, 1)])

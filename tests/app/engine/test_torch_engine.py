@@ -136,7 +136,7 @@ async def test_a_job_adapted_alone_and_among_others_gives_the_same_state(engine:
     together = (await asyncio.gather(engine.adapt(replace(job)), *(engine.adapt(other) for other in others)))[0]
     assert together.phases.lanes > 4
     with engine._versions.use(job.key.initializer) as version:
-        expected, found = version.restore(alone.state), version.restore(together.state)
+        expected, found = (version.restore(each.state).state for each in (alone, together))
     for tensor_name, tensor in expected.items():
         torch.testing.assert_close(found[tensor_name], tensor, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(together.loss, alone.loss, atol=1e-5)
@@ -271,12 +271,12 @@ async def test_what_answers_first_is_bit_for_bit_what_the_bytes_bring_back(engin
     job = make_job(name, 1)
     state = (await engine.adapt(job)).state
     with engine._resident.pinned(job.key) as resident:
-        first = {tensor_name: tensor.clone() for tensor_name, tensor in resident.items()}
+        first = {tensor_name: tensor.clone() for tensor_name, tensor in resident.state.items()}
     engine.forget("t1")
     await engine.restore(job.key, state)
     with engine._resident.pinned(job.key) as restored:
-        assert restored.keys() == first.keys()
-        assert all(torch.equal(restored[tensor_name], tensor) for tensor_name, tensor in first.items())
+        assert restored.state.keys() == first.keys()
+        assert all(torch.equal(restored.state[tensor_name], tensor) for tensor_name, tensor in first.items())
 
 
 def _without_a_tensor(stored: dict[str, torch.Tensor]) -> bytes:

@@ -160,8 +160,6 @@ def test_a_parameter_that_is_not_what_the_network_reads_is_refused(name: str, wr
     params, inputs = {**draw_params(backbone, 0, 1, torch.float32), name: wrong}, torch.zeros(2, 3, 1, 20, 20)
     with pytest.raises(ValueError, match="a parameter is torch"):
         backbone.features(params, inputs)
-    with pytest.raises(ValueError, match="a parameter is torch"):
-        backbone.features_each([{key: tensor.unsqueeze(0) for key, tensor in params.items()}] * 2, inputs)
 
 
 def test_images_of_another_size_are_left_to_torch() -> None:

@@ -169,7 +169,7 @@ def test_trees_of_different_sizes_travel_as_tensors_and_answer_in_one_batch() ->
     template = make_template(learner, {name: tensor.float() for name, tensor in params.items()})
     template = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in template.items()}
     form = describe_states(template, params)
-    decoded = [form.decode(form.encode(state)) for state in states]
+    decoded = [form.decode(form.encode(state)).state for state in states]
     queries = torch.rand(3, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     together = learner.predict(params, stack_states(decoded), queries)
     for lane, (support, state) in enumerate(zip(supports, states, strict=True)):

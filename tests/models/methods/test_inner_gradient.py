@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.backbones import Conv4
 from models.methods import build_learner
-from models.support import Params, Support, make_support, split_state, stack_states, stack_supports
+from models.support import Params, Support, make_support, stack_supports
 
 FAMILY = ["maml", "fomaml", "boil", "protomaml", "metasgd", "learned-optimizer", "mamlpp", "imaml", "reptile"]
 """The methods whose inner loop moves a body."""
@@ -57,16 +57,6 @@ def test_adapted_weights_are_nobody_elses(steps: int) -> None:
     memory = {tensor.untyped_storage().data_ptr() for tensor in params.values()}
     for name, tensor in state.items():
         assert tensor.untyped_storage().data_ptr() not in memory, name
-
-
-@pytest.mark.parametrize("method", FAMILY)
-def test_answers_by_states_where_they_lie_are_those_by_stacked_ones(method: str) -> None:
-    learner = build(method)
-    params = {name: tensor.double() for name, tensor in learner.init(torch.Generator().manual_seed(0)).items()}
-    states = split_state(learner.adapt(params, draw_tasks((3, 5, 2), 2), 3).state)
-    queries = torch.rand(3, 4, 1, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    with torch.no_grad():
-        assert torch.equal(learner.predict_each(params, states, queries), learner.predict(params, stack_states(states), queries))
 
 
 def test_steps_that_move_only_the_head_look_at_the_support_set_once(monkeypatch: pytest.MonkeyPatch) -> None:

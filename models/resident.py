@@ -1,0 +1,94 @@
+"""One task's adapted state as a device holds it: in one piece of memory, made ready to be answered by.
+
+One allocation holds a state, so every tensor's address is a sum, and what is read together lies together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.support import State
+
+LINE_BYTES = 64
+"""A line of a CPU's cache: every tensor begins with one."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies: so many bytes behind the beginning. stride: in numbers, of a tensor without gaps."""
+
+    begin: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def end(self) -> int:
+        return self.begin + math.prod(self.shape) * self.dtype.itemsize
+
+    def view(self, memory: Tensor) -> Tensor:
+        """The tensor in `memory` (uint8)."""
+        return memory[self.begin : self.end].view(self.dtype).as_strided(self.shape, self.stride)
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Where the tensors of a state lie."""
+
+    places: Mapping[str, Place]
+    n_bytes: int
+
+
+class Row(NamedTuple):
+    """What `models.answers_native` knows a state by: where its tensors are, and how many values an answer has."""
+
+    addresses: bytes
+    n_values: int
+
+
+NO_ROW = Row(b"", 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """A state on its device.
+
+    memory: (n_bytes,) uint8. row: made once, when the state became resident; `NO_ROW` where torch answers.
+    """
+
+    memory: Tensor
+    arrangement: Arrangement
+    row: Row = NO_ROW
+
+    @property
+    def n_bytes(self) -> int:
+        return self.arrangement.n_bytes
+
+    @cached_property
+    def state(self) -> State:
+        """Its tensors, with a lane axis of one: views, made when somebody asks."""
+        return {name: place.view(self.memory) for name, place in self.arrangement.places.items()}
+
+
+def arrange(tensors: Mapping[str, Tensor]) -> Arrangement:
+    """Tensors of such types and shapes one behind the other, each in its own order of memory."""
+    places, begin = {}, 0
+    for name, tensor in tensors.items():
+        places[name] = Place(begin, tuple(tensor.shape), torch.empty_like(tensor, device="meta").stride(), tensor.dtype)
+        begin = -(-places[name].end // LINE_BYTES) * LINE_BYTES
+    return Arrangement(places, begin)
+
+
+def make_memory(n_bytes: int) -> Tensor:
+    """Bytes on the CPU that begin with a line. By numpy: torch would give the interpreter away, see decision 20."""
+    room = np.empty(n_bytes + LINE_BYTES, dtype=np.uint8)
+    begin = -room.ctypes.data % LINE_BYTES
+    return torch.from_numpy(room[begin : begin + n_bytes])
