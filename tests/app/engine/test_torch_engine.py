@@ -62,6 +62,7 @@ class Trouble:
     poison: float | None = None
     lanes: list[int] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
+    row_head: None = None  # or C would answer, and `predict` never be called
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
