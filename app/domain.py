@@ -269,7 +269,7 @@ class PredictionSet:
     task_id: str
     revision: int
     initializer: InitializerRef
-    predictions: tuple[Prediction, ...]
+    predictions: Sequence[Prediction]
     timings_ms: Mapping[str, float]
     created_at: datetime
     id: str | None = None

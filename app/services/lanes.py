@@ -22,6 +22,7 @@ from app.domain import (
     SupportSet,
     as_float32,
 )
+from app.services.answer_table import AnswerTable
 
 MAX_EVIDENCE = 5
 """An explanation names at most this many support examples."""
@@ -54,9 +55,10 @@ def _choose_steps(adaptation: Adaptation, info: InitializerInfo) -> int:
 
 def name_answers(
     answers: Answers, adaptation: Adaptation, info: InitializerInfo, explained: SupportSet | None = None
-) -> tuple[Prediction, ...]:
+) -> Sequence[Prediction]:
     """Labels get their names back: the likeliest class with every class's probability, or the value; `explained` names the evidence."""
-    named = _name_values(answers, adaptation, info)
+    is_regression = info.kind == "regression"
+    named = AnswerTable(answers.values, () if is_regression else adaptation.classes, None if is_regression else answers.unknown)
     if explained is None or answers.weights is None:
         return named
     return tuple(
@@ -72,19 +74,6 @@ def choose_evidence(weights: Array, labels: Sequence[Label]) -> tuple[Evidence, 
     candidates = np.flatnonzero((size >= np.partition(size, -n_kept)[-n_kept]) & (size > 0))
     order = candidates[np.argsort(-size[candidates], kind="stable")][:n_kept]
     return tuple(Evidence(int(i), labels[i], float(weights[i])) for i in order)
-
-
-def _name_values(answers: Answers, adaptation: Adaptation, info: InitializerInfo) -> tuple[Prediction, ...]:
-    rows = answers.values.tolist()
-    if info.kind == "regression":
-        return tuple(Prediction(label=row[0], value=row) for row in rows)
-    names = adaptation.classes
-    unknown = [None] * len(rows) if answers.unknown is None else answers.unknown.tolist()
-    # The largest is looked for in the list: numpy's argmax gives the interpreter away, and under load another thread has it then.
-    return tuple(
-        Prediction(names[row.index(max(row))], dict(zip(names, row, strict=True)), unknown=score)
-        for row, score in zip(rows, unknown, strict=True)
-    )
 
 
 def phases_ms(phases: Phases) -> dict[str, float]:
