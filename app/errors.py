@@ -7,6 +7,7 @@
     - InvalidQuery 422 invalid_query        queries that do not fit the task
     - InvalidOptions 422 invalid_options    unknown option or out of range
     - UndecodableInput 422 undecodable_input   wrong base64, not an image, a bomb, not .npy
+    - NotAcceptable 406 not_acceptable      an Accept that no answer here meets
     - UnsupportedMedia 415 unsupported_media_type
     - BodyTooLarge 413 body_too_large
   + Unauthenticated 401 unauthenticated | Forbidden 403 forbidden
@@ -87,6 +88,12 @@ class UndecodableInput(InvalidInput):
     """Bytes that are not what they are said to be."""
 
     code, title = "undecodable_input", "Input cannot be decoded"
+
+
+class NotAcceptable(InvalidInput):
+    """An Accept that allows none of the media types an endpoint answers with."""
+
+    code, status, title = "not_acceptable", 406, "Not acceptable"
 
 
 class UnsupportedMedia(InvalidInput):

@@ -12,6 +12,7 @@ import orjson
 from fastapi import Request
 
 from app.api import bodies, multipart
+from app.api.binary_answers import NPY
 from app.api.decode import Place, decode_image_files, decode_inputs, decode_npy
 from app.api.deps import Door
 from app.api.request_schemas import OptionsJson, PredictionsRequest, SupportJson, SupportRequest, TaskRequest
@@ -21,7 +22,6 @@ from app.services.candidates import Offer, list_offers, name_offer
 from app.services.requests import NewTask, Removal
 from app.services.selection import AUTO
 
-NPY = "application/x-npy"
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 32
 """Far below what the JSON writer can follow (254), which metadata in a list of tasks must not exceed."""

@@ -47,9 +47,13 @@ def named_examples(examples: Mapping[str, Any]) -> dict[str, Any]:
     return {"examples": {name: {"summary": name, "value": value} for name, value in examples.items()}} if examples else {}
 
 
-def json_answer(model: type[BaseModel], description: str, examples: Mapping[str, Any]) -> dict[str, Any]:
-    """A response of an endpoint, with examples."""
-    return {"model": model, "description": description, "content": {"application/json": named_examples(examples)}}
+def json_answer(
+    model: type[BaseModel], description: str, examples: Mapping[str, Any], *, beside: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A response of an endpoint, with examples; `beside`: other content, and headers."""
+    other = dict(beside or {})
+    content = {"application/json": named_examples(examples), **other.pop("content", {})}
+    return {"model": model, "description": description, "content": content, **other}
 
 
 def multipart_form(required: list[str], **fields: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app.api import examples
-from app.api.arrivals import NPY, read_queries
+from app.api.accept import choose_media
+from app.api.arrivals import read_queries
+from app.api.binary_answers import DOCUMENTED, JSON, MEDIA_TYPES, NPY, array_response
 from app.api.deps import After, DoorDep, Limit, TaskId, UserDep, authenticate, check_task_id, get_door, require_user
 from app.api.openapi import SECURED, files, json_answer, multipart_form, request_body
 from app.api.problems import COMMON, on_app_error, on_disconnect, problems
@@ -32,8 +34,8 @@ _OTHER_MEDIA = {
     "",
     summary="Predict new queries",
     responses={
-        200: json_answer(PredictionSetJson, "The answers, in the order of the inputs.", examples.ANSWERS),
-        **problems(404, 409, 413, 415, 422, *COMMON),
+        200: json_answer(PredictionSetJson, "The answers, in the order of the inputs.", examples.ANSWERS, beside=DOCUMENTED),
+        **problems(404, 406, 409, 413, 415, 422, *COMMON),
     },
     openapi_extra=request_body(PredictionsRequest, **_OTHER_MEDIA),
 )
@@ -45,13 +47,27 @@ async def predict(
     record: Annotated[bool, Query(description="Keep the answers; GET lists them.")] = False,
     explain: Annotated[bool, Query(description="Say which support examples drove each answer.")] = False,
 ) -> Response:
-    """The label of each input, the probability of every label, and the initializer version that made the answers."""
+    """The label of each input, the probability of every label, and the initializer version that made the answers.
+
+    `Accept: application/x-npy` is answered by one array of float32: (inputs, classes), the classes in sorted order of their names, or
+    (inputs, outputs) for regression. `Accept: application/x-npz` has it as `values`, with `classes`, the names of its columns, and
+    `unknown`, where they apply. Answers that are recorded or explained are JSON.
+    """
+    media = _choose_media(request, record=record, explain=explain)
     serving = await door.predictions.find_serving(caller, task_id)
     queries = await read_queries(request, door, serving.info.input)
     answers = await door.predictions.predict(serving, queries, record=record, explain=explain)
     decode_timings = dict(request.state.timings_ms)
     request.state.timings_ms.update(answers.timings_ms)
-    return json_response(prediction_set_json(answers, decode_timings))
+    if media != JSON:
+        return array_response(answers, media)
+    return json_response(prediction_set_json(answers, decode_timings), headers={"Vary": "Accept"})
+
+
+def _choose_media(request: Request, *, record: bool, explain: bool) -> str:
+    if record or explain:
+        return choose_media(request, (JSON,), because="answers that are recorded or explained are JSON")
+    return choose_media(request, MEDIA_TYPES)
 
 
 def find_plain_task(scope: Scope) -> str | None:

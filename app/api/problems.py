@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from app.api.bodies import pointer_to
 from app.api.schemas import Problem
-from app.errors import AppError, BodyTooLarge, InvalidInput, Issue, NotFound, Unauthenticated
+from app.errors import AppError, BodyTooLarge, InvalidInput, Issue, NotAcceptable, NotFound, Unauthenticated
 
 MEDIA_TYPE = "application/problem+json"
 _log = structlog.get_logger(__name__)
@@ -64,6 +64,8 @@ def _headers_of(error: AppError) -> dict[str, str]:
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="innerloop"'
+    if isinstance(error, NotAcceptable):
+        headers["Vary"] = "Accept"
     if isinstance(error, BodyTooLarge):
         # The rest of the body is not wanted, so the connection cannot be used again.
         headers["Connection"] = "close"
@@ -121,6 +123,7 @@ _TITLES: dict[int, str] = {
     403: "The key lacks the scope: `forbidden`",
     404: "Not there, or another tenant's: `not_found`, `task_not_found`, `initializer_not_found`, `key_not_found`",
     405: "`method_not_allowed`",
+    406: "Accept allows none of the media types there are: `not_acceptable`",
     409: "Does not fit the present state: `task_not_ready`, `task_not_embedded`, `adaptation_failed`, `initializer_rejected`; "
     "or is beyond the initializer's learner: `not_supported`",
     413: "`body_too_large`",

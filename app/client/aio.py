@@ -122,6 +122,10 @@ class AsyncAdaptedTask:
         """Answers for each image by itself; with `record` the service keeps them, with `explain` they name the examples that drove them."""
         return await self._client._perform(self._client._operations.predict(self.id, images, record=record, explain=explain))
 
+    async def predict_arrays(self, images: Examples) -> Predictions:
+        """The same answers, which travel as arrays, not as JSON: quicker from some dozens of queries on."""
+        return await self._client._perform(self._client._operations.predict_arrays(self.id, images))
+
     async def predictions(self) -> list[Predictions]:
         """The kept predictions, oldest first."""
         return await self._client._perform(self._client._operations.predictions(self.id))

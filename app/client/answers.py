@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
+
+NPZ = "application/x-npz"
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,31 @@ def read_predictions(body: Mapping[str, Any]) -> Predictions:
         unknown=np.array([row.get("unknown") for row in rows], dtype=np.float64),
         explanations=tuple(_read_evidence(row["explanation"]) for row in rows) if rows and "explanation" in rows[0] else (),
     )
+
+
+def read_prediction_arrays(content: bytes, headers: Mapping[str, str]) -> Predictions:
+    """A set of predictions from its .npz file and the response's headers: what its JSON gives."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        arrays: dict[str, npt.NDArray[Any]] = {name: stored[name] for name in stored.files}
+    values, classes = arrays["values"].astype(np.float64), tuple(arrays.get("classes", np.zeros(0, "U")).tolist())
+    nothing = np.zeros((len(values), 0))
+    return Predictions(
+        labels=tuple(classes[i] for i in values.argmax(axis=1)) if classes else tuple(values[:, 0].tolist()),
+        classes=classes,
+        probabilities=values if classes else nothing,
+        values=nothing if classes else values,
+        initializer=headers["innerloop-initializer"],
+        version=int(headers["innerloop-initializer-version"]),
+        revision=int(headers["innerloop-revision"]),
+        timings_ms=_read_timings_ms(headers.get("server-timing", "")),
+        unknown=arrays.get("unknown", np.full(len(values), np.nan)).astype(np.float64),
+    )
+
+
+def _read_timings_ms(server_timing: str) -> dict[str, float]:
+    """`decode;dur=0.41, device;dur=2.10` as the service writes it."""
+    named = (entry.strip().partition(";dur=") for entry in server_timing.split(",") if ";dur=" in entry)
+    return {name: float(duration) for name, _, duration in named}
 
 
 def _read_evidence(items: Sequence[Mapping[str, Any]]) -> tuple[Evidence, ...]:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Send:
-    """One HTTP request; the flow is sent its response, or a httpx.TransportError is thrown into it."""
+    """One HTTP request; the flow is sent its response, or a httpx.TransportError is thrown into it. content: a body that is not JSON."""
 
     method: str
     path: str
@@ -26,6 +26,7 @@ class Send:
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float | None = None
+    content: bytes | None = None
 
 
 @dataclass(frozen=True)

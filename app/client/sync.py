@@ -122,6 +122,10 @@ class AdaptedTask:
         """Answers for each image by itself; with `record` the service keeps them, with `explain` they name the examples that drove them."""
         return self._client._perform(self._client._operations.predict(self.id, images, record=record, explain=explain))
 
+    def predict_arrays(self, images: Examples) -> Predictions:
+        """The same answers, which travel as arrays, not as JSON: quicker from some dozens of queries on."""
+        return self._client._perform(self._client._operations.predict_arrays(self.id, images))
+
     def predictions(self) -> list[Predictions]:
         """The kept predictions, oldest first."""
         return self._client._perform(self._client._operations.predictions(self.id))
@@ -185,5 +189,11 @@ def build_request(http: httpx.Client | httpx.AsyncClient, effect: Send) -> httpx
     """httpx's own request for an effect."""
     timeout = httpx.USE_CLIENT_DEFAULT if effect.timeout_s is None else effect.timeout_s
     return http.build_request(
-        effect.method, effect.path, json=effect.json, params=dict(effect.params), headers=dict(effect.headers), timeout=timeout
+        effect.method,
+        effect.path,
+        content=effect.content,
+        json=effect.json,
+        params=dict(effect.params),
+        headers=dict(effect.headers),
+        timeout=timeout,
     )
