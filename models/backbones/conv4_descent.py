@@ -6,6 +6,7 @@ The steps of `models.methods.inner_loop` are the reference, and the way of every
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.backbones.conv4_native import Network, from_rows, to_rows
+from models.backbones.conv4_native import Network, to_rows
 from models.native.library import DescentTask, find_team
 from models.support import Params, Support
 
@@ -76,7 +77,7 @@ class Descent:
         images, width, new_empty = support.inputs.contiguous(), self.network.feature_dim, support.inputs.new_empty
         features, loss, accuracy = new_empty(lanes, n, width), new_empty(lanes, columns), new_empty(lanes, columns)
         rows = self.network.find_rows([body[name] for name in self.names], images)
-        places = {name: new_empty(lanes, *row.shape[1:]) for name, row in zip(self.names, rows, strict=True) if name in moving}
+        places = {name: self._make_place(images, at) for at, name in enumerate(self.names) if name in moving}
         weight, bias = _start_head(head, images, (lanes, support.max_way, width))
         read = [images, support.targets.contiguous(), support.mask.contiguous(), support.class_mask.contiguous()]
         factors = [None if each is None else to_rows(each) for each in rates.factors]
@@ -90,7 +91,12 @@ class Descent:
             *(tensor.data_ptr() for tensor in (weight, bias, features, loss, accuracy)),
         )
         _check(self.network.library.descend(ctypes.byref(task), torch.get_num_threads(), find_team()), lanes)
-        return Descended({name: from_rows(rows) for name, rows in places.items()}, weight, bias, features, loss, accuracy)
+        return Descended(places, weight, bias, features, loss, accuracy)
+
+    def _make_place(self, images: Tensor, at: int) -> Tensor:
+        """Room for a parameter of each lane, in memory as the C writes it."""
+        shape, strides = self.network.shapes[at], self.network.strides[at]
+        return images.new_empty_strided((len(images), *shape), (math.prod(shape), *strides))
 
 
 def _start_head(head: tuple[Tensor, Tensor] | None, images: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:

@@ -55,10 +55,10 @@ class Network:
         return features
 
     def find_rows(self, params: Sequence[Tensor], images: Tensor) -> list[Tensor]:
-        """Parameters without a lane axis as the C reads them (1, ...): where they lie, when they were laid out so. Raises ValueError."""
+        """Parameters without a lane axis, in memory as the C reads them: those themselves that were laid out so. Raises ValueError."""
         for param, shape in zip(params, self.shapes, strict=True):
             _check(param, images, shape)
-        return [to_rows(param) for param in params]
+        return [param if param.stride() == strides else to_rows(param) for param, strides in zip(params, self.strides, strict=True)]
 
     def call(self, name: str, lanes: int, n: int, *arguments: Tensor | Array | bytes | int | None) -> None:
         """A function of the library. Raises MemoryError."""
@@ -123,7 +123,7 @@ class _Pass:
 
     def _from_rows(self, found: Sequence[Tensor]) -> list[Tensor]:
         """As the parameters are shaped: a shared one hears of all lanes."""
-        shaped = [from_rows(rows) for rows in found]
+        shaped = [_from_rows(rows) for rows in found]
         return [tensor.sum(0) if is_shared else tensor for tensor, is_shared in zip(shaped, self.shared, strict=True)]
 
 
@@ -173,7 +173,7 @@ def to_rows(param: Tensor) -> Tensor:
     return rows if rows[0].is_contiguous() else rows.contiguous()
 
 
-def from_rows(rows: Tensor) -> Tensor:
+def _from_rows(rows: Tensor) -> Tensor:
     """(lanes, 9 * c_in, c_out) as the view (lanes, c_out, c_in, 3, 3); scales and shifts as they are."""
     if rows.dim() == 2:
         return rows

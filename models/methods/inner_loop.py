@@ -145,7 +145,7 @@ class GradientLearner:
     def adapt_each(self, params: Params, support: Support, steps: Sequence[int]) -> Adaptation | None:
         if self.kind == "regression" or min(steps, default=0) < 0 or not _descends_plainly(type(self)):
             return None
-        params = {name: tensor.detach() for name, tensor in params.items()}
+        params = {name: tensor.detach() if tensor.requires_grad else tensor for name, tensor in params.items()}
         found = descend_natively(self, params, support, steps)
         if found is None:
             return None
