@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.plain_conv4 import PlainConv4, make_plain, take_body
+from benchmarks.plain_conv4 import PlainConv4, make_plain
 from models.backbones import Conv4
 from models.episodes import EpisodeBatch, EpisodeShape, open_episodes
 from models.episodes.location import VARIABLE, find_data_folder
 from models.episodes.omniglot import FILE
-from models.learner import Learner
+from models.installed import lay_out_body
+from models.learner import Learner, take_body
 from models.methods import build_learner
 from models.support import Params, Support, make_support, stack_supports
 
@@ -52,26 +53,37 @@ class Problem:
 
     def make_plain(self) -> PlainConv4:
         """The peers' network with our weights."""
-        return make_plain(self.backbone, take_body(self.params), self.n_way).to(self.inputs)
+        return make_plain(self.backbone, take_body(self.params) or self.params, self.n_way).to(self.inputs)
+
+    def take(self, tasks: int) -> Problem:
+        """The first tasks."""
+        support, batch = self.episodes.support, self.episodes
+        first = Support(support.inputs[:tasks], support.targets[:tasks], support.mask[:tasks], support.class_mask[:tasks])
+        return replace(self, episodes=EpisodeBatch(first, batch.query_inputs[:tasks], batch.query_targets[:tasks]))
 
     def to_float64(self, tasks: int) -> Problem:
         """The first tasks with twice the digits: there all must agree, and in float32 they cannot.
 
         Where two places of a pooling window differ in the last digit, each order of summation chooses its own, and the weights after a
         few steps are a thousandth apart."""
-        support, batch = self.episodes.support, self.episodes
-        first = Support(support.inputs[:tasks].double(), support.targets[:tasks], support.mask[:tasks], support.class_mask[:tasks])
-        episodes = EpisodeBatch(first, batch.query_inputs[:tasks].double(), batch.query_targets[:tasks])
+        first = self.take(tasks)
+        support, batch = first.episodes.support, first.episodes
+        exact = Support(support.inputs.double(), support.targets, support.mask, support.class_mask)
+        episodes = EpisodeBatch(exact, batch.query_inputs.double(), batch.query_targets)
         params = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in self.params.items()}
         return replace(self, params=params, episodes=episodes)
 
 
 def make_problem(method: str, downsample: str, shape: EpisodeShape, steps: int, device: str = "cpu", **options: Any) -> Problem:
-    """A Conv-4 64 as the bundled ones are, with the weights a training starts from: what they are changes no time."""
+    """A Conv-4 64 as the bundled ones are, with the weights a training starts from: what they are changes no time.
+
+    Nobody is charged for preparing weights: ours lie in memory as an installed initializer's do, and the peers have them in their modules.
+    """
     spec = {"method": method, "kind": "classification", "input_shape": list(IMAGE), **options}
     learner = build_learner({**spec, "backbone": {"kind": "conv4", "filters": 64, "downsample": downsample, "norm": "group", "groups": 8}})
-    params = {name: tensor.to(device) for name, tensor in learner.init(torch.Generator().manual_seed(SEED)).items()}
     backbone = Conv4(IMAGE, 64, "stride" if downsample == "stride" else "pool")
+    drawn = learner.init(torch.Generator().manual_seed(SEED))
+    params = lay_out_body(learner, {name: tensor.to(device) for name, tensor in drawn.items()})
     return Problem(learner, backbone, params, draw_episodes(shape).to(device), shape.n_way, steps, INNER_LR)
 
 

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from fastapi import Request
 
-from benchmarks.plain_net import PlainNet, adapt_plainly, load_plain_net, predict_plainly
+from benchmarks.plain_conv4 import PlainConv4
+from benchmarks.plain_learner import load_plain_learner
 
 
 class FewShot(litserve.LitAPI):  # type: ignore[misc, unused-ignore]  # untyped, and only in the peers' environment
@@ -32,9 +33,8 @@ class FewShot(litserve.LitAPI):  # type: ignore[misc, unused-ignore]  # untyped,
         """Called in the worker process."""
         if self._threads:
             torch.set_num_threads(self._threads)
-        net, self._learner = load_plain_net(self._folder, self._n_way)
-        self._net, self._device = net.to(device), device
-        self._models: dict[str, tuple[PlainNet, list[str]]] = {}
+        self._learner, self._device = load_plain_learner(self._folder, self._n_way, device), device
+        self._models: dict[str, tuple[PlainConv4, list[str]]] = {}
 
     def decode_request(self, request: Request) -> dict[str, Any]:
         """The body with its images as a tensor. What comes is the body, whatever the annotation says; it makes LitServe read JSON."""
@@ -53,14 +53,14 @@ class FewShot(litserve.LitAPI):  # type: ignore[misc, unused-ignore]  # untyped,
     def _adapt(self, request: dict[str, Any]) -> dict[str, Any]:
         classes = sorted(set(request["labels"]))
         labels = torch.tensor([classes.index(label) for label in request["labels"]], device=self._device)
-        adapted = adapt_plainly(self._net, request["inputs"], labels, self._learner)
+        adapted = self._learner.adapt(request["inputs"], labels)
         model_id = uuid.uuid4().hex
         self._models[model_id] = (adapted, classes)
         return {"id": model_id}
 
     def _predict(self, request: dict[str, Any]) -> dict[str, Any]:
         adapted, classes = self._models[request["id"]]
-        answers = predict_plainly(adapted, request["inputs"]).tolist()
+        answers = self._learner.predict(adapted, request["inputs"]).tolist()
         return {"predictions": [dict(zip(classes, row, strict=True)) for row in answers]}
 
 

@@ -25,16 +25,16 @@ NORM_NAMES = {".scale": ".weight", ".shift": ".bias"}
 
 
 class PlainConv4(nn.Module):
-    """Body and head; the head starts at zeros, as our learner's does."""
+    """Body and head; the head starts at zeros, as our learner's does. head_scale: its factor, unless sqrt(n_way)."""
 
-    def __init__(self, backbone: Conv4, n_way: int) -> None:
+    def __init__(self, backbone: Conv4, n_way: int, head_scale: float | None = None) -> None:
         super().__init__()
         self.body = make_body(backbone)
         self.head = nn.Linear(backbone.feature_dim, n_way)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.feature_scale = math.sqrt(FEATURE_POWER / backbone.feature_dim)
-        self.head_scale = math.sqrt(n_way)
+        self.head_scale = math.sqrt(n_way) if head_scale is None else head_scale
 
     def features(self, inputs: Tensor) -> Tensor:
         """(n, channels, height, width) to (n, feature_dim)."""
@@ -68,17 +68,11 @@ def make_body(backbone: Conv4) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-def make_plain(backbone: Conv4, body: Params, n_way: int, device: str = "cpu") -> PlainConv4:
+def make_plain(backbone: Conv4, body: Params, n_way: int, head_scale: float | None = None) -> PlainConv4:
     """The plain network with a body's parameters, named as the backbone names them."""
-    model = PlainConv4(backbone, n_way)
+    model = PlainConv4(backbone, n_way, head_scale)
     model.body.load_state_dict({_plain_name(name): tensor for name, tensor in body.items()})
-    return model.to(device)
-
-
-def take_body(params: Params) -> Params:
-    """The backbone's parameters among a learner's, without their prefix; all of them for a learner that is its backbone."""
-    prefixed = {name.removeprefix(BODY): tensor for name, tensor in params.items() if name.startswith(BODY)}
-    return prefixed or params
+    return model
 
 
 def to_state(model: PlainConv4, weights: Params) -> State:

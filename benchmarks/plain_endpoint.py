@@ -22,7 +22,8 @@ from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 from torch import Tensor
 
-from benchmarks.plain_net import PlainNet, adapt_plainly, load_plain_net, predict_plainly
+from benchmarks.plain_conv4 import PlainConv4
+from benchmarks.plain_learner import load_plain_learner
 
 
 class Support(BaseModel):
@@ -47,9 +48,8 @@ def decode_images(text: str) -> Tensor:
 def create_app(folder: Path, n_way: int, device: str = "cpu") -> FastAPI:
     """The whole service."""
     app = FastAPI()
-    net, learner = load_plain_net(folder, n_way)
-    net = net.to(device)
-    models: dict[str, tuple[PlainNet, list[str]]] = {}
+    learner = load_plain_learner(folder, n_way, device)
+    models: dict[str, tuple[PlainConv4, list[str]]] = {}
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -60,7 +60,7 @@ def create_app(folder: Path, n_way: int, device: str = "cpu") -> FastAPI:
         classes = sorted(set(support.labels))
         labels = torch.tensor([classes.index(label) for label in support.labels], device=device)
         images = decode_images(support.inputs).to(device)
-        adapted = adapt_plainly(net, images, labels, learner)
+        adapted = learner.adapt(images, labels)
         model_id = uuid.uuid4().hex
         models[model_id] = (adapted, classes)
         return {"id": model_id}
@@ -70,7 +70,7 @@ def create_app(folder: Path, n_way: int, device: str = "cpu") -> FastAPI:
         if model_id not in models:
             raise HTTPException(404, "no such model")
         adapted, classes = models[model_id]
-        answers = predict_plainly(adapted, decode_images(queries.inputs).to(device)).tolist()
+        answers = learner.predict(adapted, decode_images(queries.inputs).to(device)).tolist()
         return {"predictions": [dict(zip(classes, row, strict=True)) for row in answers]}
 
     return app

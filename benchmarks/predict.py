@@ -24,7 +24,7 @@ from benchmarks.engine_tasks import N_WAY, EngineTasks, make_queries, resident_t
 from benchmarks.harness import OURS, Findings, Plan, Row
 from benchmarks.latency import summarise_ms
 from benchmarks.limits import find_prediction_limit_per_s
-from benchmarks.plain_net import PlainNet, load_plain_net, predict_plainly
+from benchmarks.plain_learner import PlainLearner, load_plain_learner
 from benchmarks.rounds import join_rounds
 from benchmarks.service_tasks import settled_interpreter
 from models.artifact import BUNDLED
@@ -117,24 +117,24 @@ async def ask(tasks: EngineTasks, callers: int, window_s: float) -> Answered:
 
 @dataclass(frozen=True)
 class BareForward:
-    """One plain net and a batch of images on the device."""
+    """One plain network and a batch of images on the device."""
 
-    net: PlainNet
+    learner: PlainLearner
     images: torch.Tensor
 
     def measure_per_s(self, window_s: float) -> float:
         """Queries per second of forwards one after another, answers on the host."""
         answered, begun_s = 0, time.perf_counter()
         while (now_s := time.perf_counter()) < begun_s + window_s:
-            predict_plainly(self.net, self.images).cpu()
+            self.learner.predict(self.learner.net, self.images).cpu()
             answered += len(self.images)
         return answered / (now_s - begun_s)
 
 
 def prepare_bare_forward(device: str, n_queries: int) -> BareForward:
     """The net of the bundled MAML initializer; the body is the same in the other image initializers, and the head costs next to nothing."""
-    net, _ = load_plain_net(BUNDLED / "omniglot-maml", N_WAY)
-    return BareForward(net.to(device).eval(), torch.rand(n_queries, 1, 28, 28, device=device))
+    learner = load_plain_learner(BUNDLED / "omniglot-maml", N_WAY, device)
+    return BareForward(learner, torch.rand(n_queries, 1, 28, 28, device=device))
 
 
 def make_row_of(initializer: str, callers: int, n_tasks: int, rounds: Rounds, bare_per_s: Sequence[float], limit_per_s: float) -> Row:

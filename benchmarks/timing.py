@@ -73,10 +73,12 @@ def time_paired(
     warm_up: int = 1,
     budget_s: float = math.inf,
     device: str = "cpu",
+    shares: Mapping[str, float] | None = None,
 ) -> Timings:
     """Times every contender once a repetition, in rotated order; one of them is named `ours`.
 
-    Ends early when the budget is spent, but not before LEAST_REPETITIONS: fewer have no median worth the name."""
+    Ends early when the budget is spent, but not before LEAST_REPETITIONS: fewer have no median worth the name. shares: the part of the
+    work that a contender does, where it is not all of it; it is charged with all."""
     names = list(contenders)
     spans_s: dict[str, list[float]] = {name: [] for name in names}
     started_s = time.perf_counter()
@@ -85,7 +87,7 @@ def time_paired(
             break
         start = repetition % len(names)
         for name in names[start:] + names[:start]:
-            span_s = time_once(contenders[name], device)
+            span_s = time_once(contenders[name], device) / (shares or {}).get(name, 1.0)
             if repetition >= 0:
                 spans_s[name].append(span_s)
     return Timings(spans_s)

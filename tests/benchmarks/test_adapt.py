@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks.adapt import OPTIONS, list_settings, our_adaptation
+from benchmarks.adapt import OPTIONS, compare_weights, count_timed, list_settings, make_of_first, our_adaptation
 from benchmarks.adapt_peers import plain_loop
 from benchmarks.catalogue import Refused
 from benchmarks.contenders import check_gradients, check_weights, open_peers
@@ -59,6 +59,13 @@ def test_a_peer_that_is_not_installed_is_told_and_the_others_take_part(problem: 
     field = open_peers({"absent": absent, "here": lambda _: lambda: None}, problem, lambda name, result: 0.0)  # type: ignore[dict-item]
     assert set(field.peers) == {"here"}
     assert field.missing == {"absent": "ModuleNotFoundError: No module named 'absent'"}
+
+
+def test_a_peer_is_timed_on_the_first_tasks_and_held_to_ours_of_the_same(problem: Problem) -> None:
+    measure = compare_weights(problem, 1e-5)
+    assert measure("plain loop", make_of_first(plain_loop, 1, problem)()) <= 1e-5
+    assert [count_timed("plain loop", lanes, "cpu") for lanes in (1, 16, 256)] == [1, 16, 16]
+    assert [count_timed("torch.func.vmap", lanes, "cuda:0") for lanes in (1, 16, 256)] == [1, 16, 64]
 
 
 def test_the_settings_are_those_that_are_promised() -> None:

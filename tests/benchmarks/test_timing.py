@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from benchmarks import timing
 from benchmarks.timing import LEAST_REPETITIONS, Timings, time_paired
 
 
@@ -20,6 +21,12 @@ def test_every_contender_runs_once_a_repetition_in_rotated_order() -> None:
 def test_a_spent_budget_ends_the_timing_but_not_before_there_is_a_median() -> None:
     timings = time_paired({"ours": lambda: None}, repetitions=1000, budget_s=0.0)
     assert len(timings.spans_s["ours"]) == LEAST_REPETITIONS
+
+
+def test_who_does_a_part_of_the_work_is_charged_with_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "time_once", lambda contender, device: 1.0)
+    timings = time_paired({"ours": lambda: None, "half": lambda: None}, repetitions=5, shares={"half": 0.5})
+    assert timings.ratio("half").median == 2
 
 
 def test_the_ratio_is_the_median_of_paired_ratios_and_not_the_ratio_of_medians() -> None:

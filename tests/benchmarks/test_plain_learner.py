@@ -13,7 +13,7 @@ from benchmarks.dialects import PlainDialect
 from benchmarks.http_connection import Reply
 from benchmarks.http_contenders import LABELS, N_WAY, draw_images
 from benchmarks.plain_endpoint import create_app, decode_images
-from benchmarks.plain_net import adapt_plainly, load_plain_net, predict_plainly
+from benchmarks.plain_learner import load_plain_learner
 from models.artifact import BUNDLED, load_initializer
 from models.support import make_support
 
@@ -23,8 +23,8 @@ MAML = BUNDLED / "omniglot-maml"
 def test_the_plain_net_answers_as_the_service_does() -> None:
     support = torch.from_numpy(draw_images(N_WAY, 1).astype(np.float32) / 255)
     queries, targets = torch.from_numpy(draw_images(20, 2).astype(np.float32) / 255), torch.arange(N_WAY)
-    net, learner = load_plain_net(MAML, N_WAY)
-    plain = predict_plainly(adapt_plainly(net, support, targets, learner), queries)
+    learner = load_plain_learner(MAML, N_WAY)
+    plain = learner.predict(learner.adapt(support, targets), queries)
     initializer = load_initializer(MAML)
     state = initializer.learner.adapt(initializer.params, make_support(support, targets, N_WAY)).state
     ours = initializer.learner.predict(initializer.params, state, queries[None])[0].softmax(-1)
@@ -32,10 +32,10 @@ def test_the_plain_net_answers_as_the_service_does() -> None:
 
 
 def test_adapting_plainly_leaves_the_net_as_it_was() -> None:
-    net, learner = load_plain_net(MAML, N_WAY)
-    before = [parameter.clone() for parameter in net.parameters()]
-    adapt_plainly(net, torch.rand(N_WAY, 1, 28, 28), torch.arange(N_WAY), learner)
-    assert all(torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
+    learner = load_plain_learner(MAML, N_WAY)
+    before = [parameter.clone() for parameter in learner.net.parameters()]
+    learner.adapt(torch.rand(N_WAY, 1, 28, 28), torch.arange(N_WAY))
+    assert all(torch.equal(old, new) for old, new in zip(before, learner.net.parameters(), strict=True))
 
 
 def test_bytes_are_scaled_and_floats_are_not() -> None:
