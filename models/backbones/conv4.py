@@ -109,7 +109,7 @@ class Conv4:
     def features(self, params: Params, inputs: Tensor) -> Tensor:
         """(lanes, n, channels, height, width) to (lanes, n, feature_dim), with shared or per-lane parameters."""
         native = self.find_native(inputs)
-        if native is not None and inputs.shape[2:] == self.input_shape:
+        if native is not None:
             return native.features(inputs, [params[name] for name in self.parameter_names])
         maps = inputs
         for block in range(1, BLOCKS + 1):
@@ -125,19 +125,19 @@ class Conv4:
 
         C wherever it can: `innerloop benchmark paths` has both for every learner and number of lanes (docs/performance.md).
         """
-        if self.extra or self.attention or inputs.device.type != "cpu" or inputs.requires_grad:
+        if inputs.requires_grad or inputs.shape[2:] != self.input_shape:
             return None
-        return self._networks.get(inputs.dtype)
+        return self._networks.get(inputs.dtype) if inputs.is_cpu else None
 
     def find_descent(self, inputs: Tensor) -> Descent | None:
         """What runs whole inner loops over such inputs in C; None where torch does."""
         native = self.find_native(inputs)
-        return None if native is None or inputs.shape[2:] != self.input_shape else Descent(native, self.parameter_names)
+        return None if native is None else Descent(native, self.parameter_names)
 
     def lay_out(self, params: Params) -> Params:
         """The same parameters, in memory the way `features` reads them fastest."""
         kernels = [name for name in self.parameter_names if name.startswith("conv") and name in params]
-        return params | {name: lay_out(params[name]) for name in kernels if self.find_native(params[name].detach())}
+        return params | {name: lay_out(params[name]) for name in kernels if params[name].is_cpu and params[name].dtype in self._networks}
 
     @cached_property
     def parameter_names(self) -> tuple[str, ...]:
@@ -146,8 +146,8 @@ class Conv4:
 
     @cached_property
     def _networks(self) -> dict[torch.dtype, Network]:
-        """By number type, where there is a library for it."""
-        if max(self.block_widths) > MOST_CHANNELS:
+        """By number type, where there is a library for it; none of blocks that are not plain ones, or wider than it has room for."""
+        if self.extra or self.attention or max(self.block_widths) > MOST_CHANNELS:
             return {}
         found = {dtype: find_library(dtype, math.gcd(*self.block_widths)) for dtype in (torch.float32, torch.float64)}
         return {dtype: make_network(library, self._plans, self.feature_dim) for dtype, library in found.items() if library is not None}

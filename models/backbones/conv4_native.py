@@ -49,9 +49,21 @@ class Network:
 
     def features(self, images: Tensor, params: Sequence[Tensor]) -> Tensor:
         """(lanes, n, c, h, w) to (lanes, n, feature_dim); params ([lanes,] ...). Twice differentiable in these. Raises ValueError."""
-        for param, shape in zip(params, self.shapes, strict=True):
-            _check(param, images, shape if param.dim() == len(shape) else (len(images), *shape))
-        features: Tensor = _Features.apply(self, images.contiguous(), *params)  # type: ignore[no-untyped-call]
+        laned = [param.dim() > len(shape) for param, shape in zip(params, self.shapes, strict=True)]
+        for param, has_lanes, shape in zip(params, laned, self.shapes, strict=True):
+            _check(param, images, (len(images), *shape) if has_lanes else shape)
+        if torch.is_grad_enabled() and any(param.requires_grad for param in params):
+            features: Tensor = _Features.apply(self, images.contiguous(), *params)  # type: ignore[no-untyped-call]
+            return features
+        return self._look(images.contiguous(), params, laned)
+
+    def _look(self, images: Tensor, params: Sequence[Tensor], laned: Sequence[bool]) -> Tensor:
+        """The features in one call that keeps nothing for a derivative; parameters that were laid out are read where they lie."""
+        lanes, n = images.shape[:2]
+        laid = [param.stride()[-len(strides) :] == strides for param, strides in zip(params, self.strides, strict=True)]
+        rows = [param if is_laid else to_rows(param) for param, is_laid in zip(params, laid, strict=True)]
+        features = images.new_empty(lanes, n, self.feature_dim)
+        self.call("run", lanes, n, _point(rows, lanes, laned), images, None, features, count_parts(lanes, n))
         return features
 
     def find_rows(self, params: Sequence[Tensor], images: Tensor) -> list[Tensor]:
@@ -181,11 +193,14 @@ def _from_rows(rows: Tensor) -> Tensor:
     return rows.view(lanes, 3, 3, nine_c // 9, c_out).permute(0, 4, 3, 1, 2)
 
 
-def _point(tensors: Sequence[Tensor], lanes: int) -> Array:
-    """For each lane the addresses of its part of each tensor (lanes or 1, ...)."""
-    first = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
-    step = np.array([tensor.stride(0) * tensor.element_size() if len(tensor) > 1 else 0 for tensor in tensors], dtype=np.int64)
-    return first + np.arange(lanes, dtype=np.int64)[:, None] * step
+def _point(tensors: Sequence[Tensor], lanes: int, laned: Sequence[bool] | None = None) -> Array:
+    """For each lane the addresses of its part of each tensor (lanes or 1, ...), or of the whole where that is not `laned`."""
+    pointers = np.empty((lanes, len(tensors)), dtype=np.int64)
+    pointers[:] = [tensor.data_ptr() for tensor in tensors]
+    for place, tensor in enumerate(tensors):
+        if lanes > 1 and (laned is None or laned[place]) and tensor.shape[0] > 1:
+            pointers[:, place] += np.arange(lanes) * (tensor.stride(0) * tensor.element_size())
+    return pointers
 
 
 def _address(argument: Tensor | Array | bytes | int | None) -> bytes | int | None:

@@ -101,6 +101,21 @@ def test_a_lane_is_the_same_to_the_last_bit_in_every_batch_and_on_any_threads(
     assert torch.equal(together[:, :1], alone)
 
 
+@given(kinds=st.lists(st.sampled_from(["shared", "expanded", "own", "laid out"]), min_size=12, max_size=12), lanes=st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_without_a_gradient_parameters_are_read_wherever_they_lie(kinds: Sequence[str], lanes: int) -> None:
+    backbone = make((1, 19, 18))
+    inputs, shared, own = draw(lanes, 3, 1, 19, 18, seed=1), draw_params(backbone, 0, 2), draw_params(backbone, lanes, 3)
+    laid = backbone.lay_out(own)
+    expanded = {name: tensor.expand(lanes, *tensor.shape) for name, tensor in shared.items()}
+    by_kind = {"shared": shared, "expanded": expanded, "own": own, "laid out": laid}
+    params = {name: by_kind[kind][name] for name, kind in zip(shared, kinds, strict=True)}
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
+    assert torch.equal(backbone.features(params, inputs), backbone.features(leaves, inputs).detach())
+    with torch.no_grad():
+        assert torch.equal(backbone.features(leaves, inputs), backbone.features(params, inputs))
+
+
 def test_equal_maxima_in_a_window_are_resolved_as_torch_does() -> None:
     backbone = make((1, 20, 20), downsample="pool")
     params, inputs = draw_params(backbone, 2, 1), torch.zeros(2, 3, 1, 20, 20, dtype=torch.float64)
@@ -137,13 +152,13 @@ def test_a_gradient_lies_in_memory_as_the_kernels_do() -> None:
 
 @pytest.mark.parametrize("options", [{"extra": [2]}, {"attention": 4}, {"widths": [12, 12, 12, 12]}, {"filters": 528}])
 def test_a_network_that_is_not_only_plain_blocks_of_whole_vectors_is_left_to_torch(options: dict[str, Any]) -> None:
-    assert make((1, 28, 28), **options).find_native(torch.zeros(1)) is None
+    assert make((1, 28, 28), **options).find_native(torch.zeros(1, 1, 1, 28, 28)) is None
 
 
 def test_inputs_that_are_to_be_differentiated_in_or_are_half_as_long_are_left_to_torch() -> None:
     backbone = make((1, 28, 28))
-    assert backbone.find_native(torch.zeros(1, requires_grad=True)) is None
-    assert backbone.find_native(torch.zeros(1, dtype=torch.bfloat16)) is None
+    assert backbone.find_native(torch.zeros(1, 1, 1, 28, 28, requires_grad=True)) is None
+    assert backbone.find_native(torch.zeros(1, 1, 1, 28, 28, dtype=torch.bfloat16)) is None
 
 
 @pytest.mark.parametrize(
@@ -165,4 +180,5 @@ def test_a_parameter_that_is_not_what_the_network_reads_is_refused(name: str, wr
 def test_images_of_another_size_are_left_to_torch() -> None:
     backbone = make((1, 20, 20))
     params, inputs = draw_params(backbone, 0, 1), draw(1, 2, 1, 24, 24, seed=1)
+    assert backbone.find_native(inputs) is None
     assert torch.equal(backbone.features(params, inputs), by_torch(lambda: backbone.features(params, inputs)))

@@ -40,7 +40,7 @@ def test_without_a_compiler_nothing_is_built_and_torch_does_the_work(tmp_path: P
     assert build_libraries() == []
     assert not list(tmp_path.iterdir())
     backbone = Conv4((1, 28, 28))
-    assert backbone.find_native(torch.zeros(1)) is None
+    assert backbone.find_native(torch.zeros(1, 1, 1, 28, 28)) is None
     features = backbone.features(backbone.init(torch.Generator().manual_seed(0)), torch.rand(1, 2, 1, 28, 28))
     assert features.shape == (1, 2, backbone.feature_dim)
 
@@ -56,7 +56,7 @@ def test_channels_that_no_vector_divides_have_no_library() -> None:
 @pytest.mark.skipif(len(list_instruction_sets()) == 1, reason="one instruction set here")
 def test_narrower_vectors_give_the_same_numbers() -> None:
     narrow, wide = Conv4((1, 28, 28), widths=(8, 16, 16, 24), filters=16, groups=2), Conv4((1, 28, 28), filters=16, groups=2)
-    assert library_path(AVX2, "conv4-float32").name in str(narrow.find_native(torch.zeros(1)))
+    assert library_path(AVX2, "conv4-float32").name in str(narrow.find_native(torch.zeros(1, 1, 1, 28, 28)))
     inputs = torch.rand(2, 3, 1, 28, 28)
     for backbone in (narrow, wide):
         params = backbone.init(torch.Generator().manual_seed(0))
