@@ -100,7 +100,7 @@ def make_native_answers(learner: Learner, params: Params, template: State, confi
     backbone, first = getattr(learner, "backbone", None), next(iter(params.values()))
     if not (isinstance(learner, ReadsRows) and isinstance(backbone, RunsInC)):
         return None
-    network, head = backbone.find_native(first.detach()), learner.row_head(params)
+    network, head = backbone.find_native(first.new_empty(1, 0, *backbone.input_shape)), learner.row_head(params)
     if network is None or head is None:
         return None
     prefix = BODY if any(name.startswith(BODY) for name in params) else ""
