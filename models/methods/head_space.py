@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.learner import RowHead
-from models.methods.objectives import class_balanced_weights, mask_absent_classes
+from models.methods.objectives import class_balanced_weights, mask_absent_classes, spread_by_class
 from models.support import Params, State, Support
 
 CENTRE, LOG_CENTRE_WEIGHT, LOG_SHARPNESS = "head.centre", "head.log_centre_weight", "head.log_sharpness"
@@ -35,6 +35,9 @@ INITIAL_WIDTH = 0.3
 
 SMALLEST_SPREAD = 1e-6
 """Mean squared distance of examples, in mean squared lengths, below which they count as equal: float32 cannot tell them apart well."""
+
+SHORTEST = 1e-12
+"""Length that a shorter difference from the centre is divided by."""
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 """Points (lanes, n, d) and (lanes, m, d) to what each pair of them has in common, (lanes, n, m)."""
@@ -80,11 +83,17 @@ class HeadSpace(Protocol):
 
     def make_state(self, params: Params, problem: Problem, dual: Tensor) -> State: ...
 
-    def place(self, state: State, features: Tensor) -> Tensor: ...
+    def place(self, state: State, features: Tensor) -> Tensor:
+        """Points (lanes, n, d) of features, in the type of these."""
+        ...
 
-    def score(self, state: State, features: Tensor) -> Tensor: ...
+    def score(self, state: State, points: Tensor) -> Tensor:
+        """What the convex problem is about: logits of unit sharpness, or values, (lanes, n, m)."""
+        ...
 
-    def answer(self, params: Params, state: State, features: Tensor) -> Tensor: ...
+    def sharpen(self, params: Params, scores: Tensor) -> Tensor:
+        """The answer that scores stand for."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -106,23 +115,24 @@ class Sphere:
         shares = class_balanced_weights(support, features.dtype)  # of an example in its class
         ways = support.class_mask.sum(1, keepdim=True)
         prior = params[LOG_CENTRE_WEIGHT].exp()
-        centre = ((shares.unsqueeze(2) * features).sum(1) + prior * params[CENTRE]) / (ways + prior)
+        sums = torch.bmm(shares.unsqueeze(1), features).squeeze(1)
+        centre = torch.addcmul(sums, prior, params[CENTRE]) / (ways + prior)
         points = _on_sphere(features, centre) * support.mask.unsqueeze(2)
-        return Problem(points.double(), _members(support), _balance(shares, support), support.class_mask, centre)
+        return Problem(points.double(), _members(support), _balance(shares, support, ways), support.class_mask, centre)
 
     def make_state(self, params: Params, problem: Problem, dual: Tensor) -> State:
-        head = dual.mT @ problem.points  # (lanes, max_way, d)
+        head = torch.bmm(dual.mT, problem.points)  # (lanes, max_way, d)
         return {CLASS_WEIGHT: head.to(problem.frame.dtype), CLASS_MASK: problem.class_mask.clone(), TASK_CENTRE: problem.frame}
 
     def place(self, state: State, features: Tensor) -> Tensor:
         return _on_sphere(features, state[TASK_CENTRE])
 
-    def score(self, state: State, features: Tensor) -> Tensor:
+    def score(self, state: State, points: Tensor) -> Tensor:
         """Logits of unit sharpness: what the convex problem is about."""
-        return mask_absent_classes(self.place(state, features) @ state[CLASS_WEIGHT].mT, state[CLASS_MASK])
+        return mask_absent_classes(torch.bmm(points, state[CLASS_WEIGHT].mT), state[CLASS_MASK])
 
-    def answer(self, params: Params, state: State, features: Tensor) -> Tensor:
-        return self.score(state, features) * params[LOG_SHARPNESS].exp()
+    def sharpen(self, params: Params, scores: Tensor) -> Tensor:
+        return scores * params[LOG_SHARPNESS].exp()
 
     def row_head(self, params: Params) -> RowHead:
         """The same, as what a CPU does behind the features in one call."""
@@ -146,7 +156,8 @@ class Gaussian:
         points = features.double() * support.mask.unsqueeze(2)
         squared = params[LOG_WIDTH].double().exp() * _spread(points, shares)  # (lanes, 1)
         points, scale = points / squared.sqrt().unsqueeze(2), squared.sqrt().to(features.dtype)
-        return Problem(points, _members(support), _balance(shares, support), support.class_mask, scale, gaussian_kernel)
+        ways = support.class_mask.sum(1, keepdim=True)
+        return Problem(points, _members(support), _balance(shares, support, ways), support.class_mask, scale, gaussian_kernel)
 
     def make_state(self, params: Params, problem: Problem, dual: Tensor) -> State:
         kind = problem.frame.dtype
@@ -156,12 +167,12 @@ class Gaussian:
     def place(self, state: State, features: Tensor) -> Tensor:
         return features / state[SCALE].unsqueeze(2)
 
-    def score(self, state: State, features: Tensor) -> Tensor:
-        kernel = gaussian_kernel(self.place(state, features), state[POINT])  # (lanes, n_query, n_support)
-        return mask_absent_classes(kernel @ state[DUAL], state[CLASS_MASK])
+    def score(self, state: State, points: Tensor) -> Tensor:
+        kernel = gaussian_kernel(points, state[POINT])  # (lanes, n_query, n_support)
+        return mask_absent_classes(torch.bmm(kernel, state[DUAL]), state[CLASS_MASK])
 
-    def answer(self, params: Params, state: State, features: Tensor) -> Tensor:
-        return self.score(state, features) * params[LOG_SHARPNESS].exp()
+    def sharpen(self, params: Params, scores: Tensor) -> Tensor:
+        return scores * params[LOG_SHARPNESS].exp()
 
 
 @dataclass(frozen=True)
@@ -188,25 +199,25 @@ class Affine:
     def place(self, state: State, features: Tensor) -> Tensor:
         return _with_one(features)
 
-    def score(self, state: State, features: Tensor) -> Tensor:
-        return self.place(state, features) @ state[HEAD_WEIGHT].mT
+    def score(self, state: State, points: Tensor) -> Tensor:
+        return torch.bmm(points, state[HEAD_WEIGHT].mT)
 
-    def answer(self, params: Params, state: State, features: Tensor) -> Tensor:
-        return self.score(state, features)
+    def sharpen(self, params: Params, scores: Tensor) -> Tensor:
+        return scores
 
 
 def _members(support: Support) -> Tensor:
     """Class membership (lanes, n_support, max_way), zero for padding."""
-    return (F.one_hot(support.targets, support.max_way) * support.mask.unsqueeze(2)).double()
+    return spread_by_class(support.mask.double(), support)
 
 
-def _balance(shares: Tensor, support: Support) -> Tensor:
+def _balance(shares: Tensor, support: Support, ways: Tensor) -> Tensor:
     """Weights (lanes, n_support) from the share that each example has of its class.
 
     Classes weigh alike, and all examples together as many as there are, as in scikit-learn's class_weight="balanced": with equal
     shots these are the published heads, and with ragged ones no class outweighs another.
     """
-    return (shares * support.mask.sum(1, keepdim=True) / support.class_mask.sum(1, keepdim=True)).double()
+    return (shares * support.mask.sum(1, keepdim=True) / ways).double()
 
 
 def _spread(points: Tensor, shares: Tensor) -> Tensor:
@@ -229,7 +240,9 @@ def _squared_distances(points: Tensor, others: Tensor) -> Tensor:
 
 
 def _on_sphere(features: Tensor, centre: Tensor) -> Tensor:
-    return F.normalize(features - centre.unsqueeze(1), dim=2)
+    away = features - centre.unsqueeze(1)
+    lengths: Tensor = torch.linalg.vector_norm(away, dim=2, keepdim=True)
+    return away / lengths.clamp(min=SHORTEST)
 
 
 def _with_one(features: Tensor) -> Tensor:

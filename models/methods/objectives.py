@@ -28,15 +28,22 @@ def class_balanced_weights(support: Support, dtype: torch.dtype) -> Tensor:
     return mask / counts.gather(1, support.targets).clamp(min=1)
 
 
+def spread_by_class(numbers: Tensor, support: Support) -> Tensor:
+    """Each example's number in the column of its class, (lanes, n_support) to (lanes, n_support, max_way); zeros elsewhere."""
+    columns = numbers.new_zeros(*numbers.shape, support.max_way)
+    return columns.scatter_(2, support.targets.unsqueeze(2), numbers.unsqueeze(2))
+
+
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Per-example cross entropy (lanes, n) of logits (lanes, n, max_way) that may hold minus infinity."""
     return -F.log_softmax(logits, dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
 
 
-def class_balanced_loss(logits: Tensor, support: Support) -> Tensor:
-    """Cross entropy of each lane's examples, (lanes,), each class weighing one; differentiable."""
-    losses = cross_entropy(logits, support.targets).where(support.mask, 0) * class_balanced_weights(support, logits.dtype)
-    return losses.sum(1)
+def class_balanced_loss(logits: Tensor, support: Support, weights: Tensor | None = None) -> Tensor:
+    """Cross entropy of each lane's examples, (lanes,), each class weighing one; differentiable.
+    weights: the class-balanced ones, where they are known already."""
+    weights = class_balanced_weights(support, logits.dtype) if weights is None else weights
+    return (cross_entropy(logits, support.targets).where(support.mask, 0) * weights).sum(1)
 
 
 def support_accuracy(logits: Tensor, support: Support) -> Tensor:
@@ -45,15 +52,16 @@ def support_accuracy(logits: Tensor, support: Support) -> Tensor:
     return hits.sum(1) / support.mask.sum(1)
 
 
-def measure_support(kind: Kind, outputs: Tensor, support: Support) -> tuple[Tensor, Tensor]:
+def measure_support(kind: Kind, outputs: Tensor, support: Support, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Loss and accuracy (lanes,) of a support set that is answered for with `outputs` (lanes, n_support, ...), in their type.
 
     Cross entropy by which classes weigh alike, or the mean squared error beside an accuracy of NaN.
+    weights: the class-balanced ones, where they are known already.
     """
     if kind == "regression":
         loss = squared_error(outputs, support)
         return loss, torch.full_like(loss, torch.nan)
-    return class_balanced_loss(outputs, support) / support.class_mask.sum(1), support_accuracy(outputs, support).to(outputs.dtype)
+    return class_balanced_loss(outputs, support, weights) / support.class_mask.sum(1), support_accuracy(outputs, support).to(outputs.dtype)
 
 
 def query_loss(kind: Kind, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:

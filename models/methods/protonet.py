@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.backbones import Backbone
 from models.learner import Adaptation, Kind, RowHead
-from models.methods.objectives import class_balanced_weights, mask_absent_classes, measure_support
+from models.methods.objectives import class_balanced_weights, mask_absent_classes, measure_support, spread_by_class
 from models.support import Params, State, Support
 
 PROTOTYPES, CLASS_MASK = "class.prototypes", "class.mask"
@@ -45,9 +45,10 @@ class ProtoNet:
     def adapt(self, params: Params, support: Support, steps: int | None = None, *, differentiable: bool = False) -> Adaptation:
         with torch.set_grad_enabled(differentiable):
             features = self.backbone.features(params, support.inputs)
-            state = {PROTOTYPES: class_means(features, support), CLASS_MASK: support.class_mask.clone()}
+            weights = class_balanced_weights(support, features.dtype)
+            state = {PROTOTYPES: class_means(features, support, weights), CLASS_MASK: support.class_mask.clone()}
         with torch.no_grad():
-            loss, accuracy = measure_support(self.kind, self._compare(state, features), support)
+            loss, accuracy = measure_support(self.kind, self._compare(state, features), support, weights)
         return Adaptation(state, loss.unsqueeze(1), accuracy.unsqueeze(1), features)
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
@@ -74,12 +75,11 @@ class ProtoNet:
         return mask_absent_classes(-squared_distances(features, state[PROTOTYPES]), state[CLASS_MASK])
 
 
-def class_means(features: Tensor, support: Support) -> Tensor:
-    """Mean feature of each class, the prototypes of eq. 1: (lanes, n_support, d) to (lanes, max_way, d), zeros for padding."""
-    weights = class_balanced_weights(support, features.dtype)
-    members = torch.zeros(*weights.shape, support.max_way, dtype=features.dtype, device=features.device)
-    members = members.scatter(2, support.targets.unsqueeze(2), weights.unsqueeze(2))  # (lanes, n_support, max_way)
-    return members.mT @ features
+def class_means(features: Tensor, support: Support, weights: Tensor | None = None) -> Tensor:
+    """Mean feature of each class, the prototypes of eq. 1: (lanes, n_support, d) to (lanes, max_way, d), zeros for padding.
+    weights: the class-balanced ones, where they are known already."""
+    weights = class_balanced_weights(support, features.dtype) if weights is None else weights
+    return torch.bmm(spread_by_class(weights, support).mT, features)
 
 
 def squared_distances(points: Tensor, centres: Tensor) -> Tensor:
@@ -90,4 +90,6 @@ def squared_distances(points: Tensor, centres: Tensor) -> Tensor:
     take 10 GB; so they are made in blocks of rows.
     """
     n_rows = max(1, _MAX_DIFFERENCES // max(1, centres.numel()))
-    return torch.cat([(rows.unsqueeze(2) - centres.unsqueeze(1)).square().sum(-1) for rows in torch.split(points, n_rows, dim=1)], dim=1)
+    blocks = [points] if points.shape[1] <= n_rows else torch.split(points, n_rows, dim=1)
+    distances = [(rows.unsqueeze(2) - centres.unsqueeze(1)).square().sum(-1) for rows in blocks]
+    return distances[0] if len(distances) == 1 else torch.cat(distances, dim=1)

@@ -55,8 +55,7 @@ class Ridge(SolvedHead):
         targets = problem.targets
         if self.kind == "classification":
             # Around zero: the probabilities stay the same, and an example then speaks against the classes that it is not of.
-            mask = problem.class_mask.double().unsqueeze(1)
-            targets = targets - mask / mask.sum(2, keepdim=True)
+            targets = targets - (problem.class_mask / problem.class_mask.sum(1, keepdim=True, dtype=targets.dtype)).unsqueeze(1)
         penalty = params[LOG_PENALTY].double().exp()
         if self.kernel == "gaussian":
             return [solve_kernel_ridge(problem.kernel(), targets, problem.weights, penalty)]
@@ -70,10 +69,10 @@ def solve_ridge(points: Tensor, targets: Tensor, weights: Tensor, penalty: Tenso
     of an n x n system (the Woodbury form, eq. 5 of the paper) and a d x d one. An example of weight zero gets zeros and
     changes nothing: its row and column of the system hold the penalty alone.
     """
-    if points.shape[1] <= points.shape[2]:
-        return solve_kernel_ridge(points @ points.mT, targets, weights, penalty)
     root = weights.sqrt().unsqueeze(2)
     rows, goals = root * points, root * targets
+    if points.shape[1] <= points.shape[2]:
+        return root * _solve_positive(torch.bmm(rows, rows.mT), penalty, goals)
     head = _solve_positive(rows.mT @ rows, penalty, rows.mT @ goals)  # (lanes, d, m)
     return root * (goals - rows @ head) / penalty
 

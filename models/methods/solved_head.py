@@ -65,11 +65,12 @@ class SolvedHead(SharedEmbedding, ABC):
             duals = self.solve(params, problem, steps)
             states = [self.space.make_state(params, problem, dual) for dual in duals]
         with torch.no_grad():
-            losses, accuracies = zip(*(self._measure(params, state, features, support) for state in states), strict=True)
+            points = problem.points.to(features.dtype)
+            losses, accuracies = zip(*(self._measure(params, state, points, support) for state in states), strict=True)
         return Adaptation(states[-1], torch.stack(losses, 1), torch.stack(accuracies, 1), features)
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
-        return self.space.answer(params, state, self.embed(params, queries))
+        return self.space.sharpen(params, self.space.score(state, self.space.place(state, self.embed(params, queries))))
 
     def row_head(self, params: Params) -> RowHead | None:
         space = self.space
@@ -83,20 +84,20 @@ class SolvedHead(SharedEmbedding, ABC):
         with torch.no_grad():
             problem = self.space.pose(params, self.embed(params, support.inputs), support)
             dual = self.solve(params, problem, self.default_steps)[-1]
-            features = self.embed(params, queries)
-            spoken = problem.compare(self.space.place(state, features).double(), problem.points)  # (lanes, n_query, n_support)
-            shares = spoken * self._chosen(state, dual, features)
+            points = self.space.place(state, self.embed(params, queries))
+            spoken = problem.compare(points.double(), problem.points)  # (lanes, n_query, n_support)
+            shares = spoken * self._chosen(state, dual, points)
             total = shares.abs().sum(2, keepdim=True)
-            return (shares / total.clamp(min=torch.finfo(total.dtype).tiny)).to(features.dtype)
+            return (shares / total.clamp(min=torch.finfo(total.dtype).tiny)).to(points.dtype)
 
-    def _chosen(self, state: State, dual: Tensor, features: Tensor) -> Tensor:
+    def _chosen(self, state: State, dual: Tensor, points: Tensor) -> Tensor:
         """Coefficients (lanes, n_query, n_support) of each query's predicted class; of the mean of the outputs for values."""
         if self.kind == "regression":
             return dual.mean(2).unsqueeze(1)
-        predicted = self.space.score(state, features).argmax(2)  # (lanes, n_query)
+        predicted = self.space.score(state, points).argmax(2)  # (lanes, n_query)
         return dual.mT.gather(1, predicted.unsqueeze(2).expand(-1, -1, dual.shape[1]))
 
-    def _measure(self, params: Params, state: State, features: Tensor, support: Support) -> tuple[Tensor, Tensor]:
+    def _measure(self, params: Params, state: State, points: Tensor, support: Support) -> tuple[Tensor, Tensor]:
         """Loss and accuracy of each lane on its support set: with steps, what the steps descend on; else as it would be answered."""
-        outputs = self.space.score(state, features) if self.default_steps else self.space.answer(params, state, features)
-        return measure_support(self.kind, outputs, support)
+        scores = self.space.score(state, points)
+        return measure_support(self.kind, scores if self.default_steps else self.space.sharpen(params, scores), support)
