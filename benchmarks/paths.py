@@ -113,7 +113,8 @@ def list_native_initializers() -> list[str]:
     """The bundled ones for Omniglot whose network the C computes; those for other pictures have learners that are among them."""
     folders = sorted(BUNDLED.glob("omniglot-*"))
     backbones = {folder.name: getattr(load_initializer(folder).learner, "backbone", None) for folder in folders}
-    return [name for name, backbone in backbones.items() if isinstance(backbone, Conv4) and backbone.find_native(torch.zeros(1))]
+    plain = {name: backbone for name, backbone in backbones.items() if isinstance(backbone, Conv4)}
+    return [name for name, backbone in plain.items() if backbone.find_native(torch.zeros(1, 1, *backbone.input_shape))]
 
 
 def measure(setting: Setting, plan: Plan) -> tuple[Row, dict[str, str]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -98,14 +99,18 @@ def _adapt(learner: Learner, params: Params, support: Support, steps: Sequence[i
 
 def _find_finite(tensors: Sequence[Tensor]) -> list[bool]:
     """Which lanes have numbers only. By sums: one is infinite, too, where numbers are beyond all use."""
-    sums = [tensor.flatten(1).sum(1) if tensor.is_contiguous() else tensor.sum(tuple(range(1, tensor.dim()))) for tensor in tensors]
-    return [bool(lane) for lane in torch.stack([each.isfinite() for each in sums]).all(0).cpu()]
+    floats = [tensor for tensor in tensors if tensor.is_floating_point()]
+    sums = [tensor.flatten(1).sum(1) if tensor.is_contiguous() else tensor.sum(tuple(range(1, tensor.dim()))) for tensor in floats]
+    finite: list[bool] = torch.stack(sums).isfinite().all(0).tolist()
+    return finite
 
 
 def _take_embeddings(embeddings: Tensor | None, lanes: int) -> Sequence[Tensor | None]:
     if embeddings is None:
         return [None] * lanes
-    return [lane.clone() if bool(lane.isfinite().all()) else None for lane in embeddings.float().cpu()]
+    rows = embeddings.float().cpu().numpy()
+    finite = np.isfinite(rows).all(1).tolist()
+    return [torch.from_numpy(row.copy()) if is_finite else None for row, is_finite in zip(rows, finite, strict=True)]
 
 
 def guard_memory(run: Callable[[], T], device: torch.device, lanes: int) -> T:

@@ -117,16 +117,16 @@ def stack_states(states: Sequence[State], names: Iterable[str] | None = None) ->
 def split_state(state: State) -> list[State]:
     """One state per lane, each with a lane axis of one, its padded axes cut to its own number of ways and examples: views of `state`."""
     counts = {mask: state[mask].sum(1).tolist() for mask in MASKS if mask in state}
-    lanes = next(iter(state.values())).shape[0]
-    return [_take_lane(state, lane, {mask: count[lane] for mask, count in counts.items()}) for lane in range(lanes)]
+    lanes: dict[str, Sequence[Tensor]] = {name: torch.split(tensor, 1) for name, tensor in state.items()}
+    axes = {name: list(enumerate(padded_axes(name), start=1)) for name in state}
 
+    def take(name: str, lane: int) -> Tensor:
+        tensor = lanes[name][lane]
+        for axis, mask in axes[name]:
+            tensor = tensor if tensor.shape[axis] == counts[mask][lane] else tensor.narrow(axis, 0, counts[mask][lane])
+        return tensor
 
-def _take_lane(state: State, lane: int, counts: dict[str, int]) -> State:
-    def take(name: str, tensor: Tensor) -> Tensor:
-        real = (slice(counts[mask]) for mask in padded_axes(name))
-        return tensor[(slice(lane, lane + 1), *real)]
-
-    return {name: take(name, tensor) for name, tensor in state.items()}
+    return [{name: take(name, lane) for name in state} for lane in range(len(next(iter(lanes.values()))))]
 
 
 def padded_axes(name: str) -> tuple[str, ...]:

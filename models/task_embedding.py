@@ -33,12 +33,12 @@ def embed_tasks(learner: Learner, params: Params, support: Support) -> Tensor | 
 def describe_features(features: Tensor, support: Support) -> Tensor:
     """(lanes, n_parts * d) of features (lanes, n_support, d), over the real examples of each lane."""
     mask = support.mask.to(features.dtype)
-    weights = (mask / mask.sum(1, keepdim=True)).unsqueeze(2)  # (lanes, n_support, 1)
+    weights = (mask / mask.sum(1, keepdim=True)).unsqueeze(1)  # (lanes, 1, n_support)
     features = features.where(support.mask.unsqueeze(2), 0)
-    centre = (features * weights).sum(1)
-    spread = ((features - centre.unsqueeze(1)).square() * weights).sum(1).sqrt()
-    parts = [centre, spread]
+    centre = torch.bmm(weights, features)
+    spread = torch.bmm(weights, (features - centre).square()).sqrt()
+    parts = [centre.squeeze(1), spread.squeeze(1)]
     if support.max_way == 0:
         targets = support.targets.to(features.dtype).where(support.mask.unsqueeze(2), 0)
-        parts.append(torch.einsum("lnd,lno->lod", features * weights, targets).flatten(1))
+        parts.append(torch.bmm((weights.mT * targets).mT, features).flatten(1))
     return torch.cat(parts, 1) / math.sqrt(features.shape[2])

@@ -14,7 +14,8 @@ from benchmarks.performance_tables import tabulate_paths
 from benchmarks.reports import Report, Reports, Row
 from models.backbones import Conv4
 
-pytestmark = pytest.mark.skipif(Conv4((1, 28, 28)).find_native(torch.zeros(1)) is None, reason="no C compiler: there is one path only")
+IMAGE = torch.zeros(1, 1, 1, 28, 28)
+pytestmark = pytest.mark.skipif(Conv4((1, 28, 28)).find_native(IMAGE) is None, reason="no C compiler: there is one path only")
 
 
 def test_every_learner_of_a_plain_network_is_compared_at_every_number_of_lanes() -> None:
@@ -28,8 +29,8 @@ def test_every_learner_of_a_plain_network_is_compared_at_every_number_of_lanes()
 def test_without_the_library_a_network_is_torch_s_and_afterwards_it_is_not() -> None:
     backbone = Conv4((1, 28, 28))
     with paths.without_native():
-        assert backbone.find_native(torch.zeros(1)) is None
-    assert backbone.find_native(torch.zeros(1)) is not None
+        assert backbone.find_native(IMAGE) is None
+    assert backbone.find_native(IMAGE) is not None
 
 
 def test_the_command_ends_with_a_row_for_each_kind_of_work() -> None:
