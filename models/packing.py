@@ -79,7 +79,7 @@ def unpack(packed: Array, base: Tensor, bits: Bits, memory: Tensor, room: Room) 
     """
     library = find_packing() if packing_native.are_native(room.places) else None
     if library is None:
-        return _unpack(torch.from_numpy(packed), base, bits, [place.view(memory) for place in room.places])
+        return _unpack(torch.from_numpy(packed.copy()), base, bits, [place.view(memory) for place in room.places])
     return packing_native.unpack(library, packed, base, bits, memory, room.blocks)
 
 
@@ -116,8 +116,8 @@ def _unpack(packed: Tensor, base: Tensor, bits: Bits, into: Sequence[Tensor]) ->
 
 
 def _fold(shape: torch.Size) -> Shape:
-    """A vector is one row; a row of any other tensor is one of the first axis after the lane."""
-    rows = shape[1] if len(shape) > 2 else 1
+    """A row is one of the first axis after the lane; a vector is one row, and so are rows of one number, whose scales would cost more."""
+    rows = shape[1] if len(shape) > 2 and shape.numel() > shape[1] else 1
     return rows, shape.numel() // rows
 
 

@@ -6,6 +6,7 @@ The numbers are those of `models.packing` in torch to the last bit. One call doe
 from __future__ import annotations
 
 import ctypes
+import math
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
@@ -63,7 +64,10 @@ def _call(function: ctypes._NamedFuncPointer, blocks: bytes, n_blocks: int, base
 
 @lru_cache(maxsize=1024)
 def _describe(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
-    """The rest of a `Block` of `packing.c`: rows and their stride, sizes and strides of the column axes. A vector is one row."""
+    """The rest of a `Block` of `packing.c`: rows and their stride, sizes and strides of the column axes. A vector is one row, and so are
+    rows of one number."""
+    if math.prod(shape[2:]) == 1:
+        shape, stride = shape[:2], stride[:2]
     rows = (shape[1], stride[1]) if len(shape) > 2 else (1, 0)
     columns = 2 if len(shape) > 2 else 1
     missing = COLUMN_AXES - len(shape[columns:])

@@ -31,8 +31,12 @@ class Place:
     dtype: torch.dtype
 
     @property
+    def n_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
     def end(self) -> int:
-        return self.begin + math.prod(self.shape) * self.dtype.itemsize
+        return self.begin + self.n_bytes
 
     def view(self, memory: Tensor) -> Tensor:
         """The tensor in `memory` (uint8)."""

@@ -1,6 +1,7 @@
 """One task's adapted state as bytes, in less than half of its float32 size: what a cache outside the device holds.
 
-The container is safetensors; `models.packing` has the fixed point. What becomes of a state's tensors:
+A head, and behind it the numbers: what shape they have is known from the counts in the head, so nothing else is written. `models.packing`
+has the fixed point. What becomes of a state's tensors:
 
 | tensor                                                       | stored                                                      |
 |--------------------------------------------------------------|-------------------------------------------------------------|
@@ -8,8 +9,7 @@ The container is safetensors; `models.packing` has the fixed point. What becomes
 | such a one of two or more axes and `MANY` numbers            | in 12 bits a number, all together as `coarse`               |
 | every other float32                                          | in 20 bits a number, all together as `fine`                 |
 | `class.mask`, `example.mask`                                 | not: a lane alone has no padding, so counts say it all      |
-| of another type                                              | by its name, as it is                                       |
-| (version of this format, whose meta-parameters, the counts)  | as `head`                                                   |
+| of another type                                              | as it is, in the order of their names                       |
 
 A row, which shares a scale, is one of the first axis after the lanes, so that a class is rounded alike at every place. The widths are
 measured: classifiers need 18 bits for logits within a thousandth, float16 is ten times too coarse for them; kernels between
@@ -24,10 +24,12 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, TensorSpec, deserialize, serialize
 from torch import Tensor
 
 from models.errors import IncompatibleState
@@ -35,29 +37,18 @@ from models.packing import Bits, Room, pack, unpack
 from models.resident import Arrangement, Resident, arrange, make_memory
 from models.support import MASKS, Params, State, is_finite, padded_axes
 
-VERSION = 2
-"""1 was every tensor as it is. A state of another version is refused, and the service makes it again."""
+VERSION = 3
+"""1 was every tensor as it is, 2 had these numbers in safetensors. A state of another version is refused, and the service makes it anew."""
 
-HEAD_NAME, HEAD, CHECK = "head", struct.Struct("<B8sHI"), struct.Struct("<I")
-"""Version, digest of the meta-parameters, number of classes, number of examples; and a checksum of these, for masks are made of them."""
+HEAD, CHECK = struct.Struct("<8sHHI"), struct.Struct("<I")
+"""Digest of the meta-parameters, version, number of classes, number of examples; and a checksum of these, for sizes are read off them."""
+
+HEAD_BYTES = HEAD.size + CHECK.size
 
 MANY = 1024
 """Smaller tensors (biases, scales, a first convolution) move furthest and matter most, and cost little."""
 
-SPELT: Mapping[torch.dtype, str] = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""Types of numbers as safetensors writes them."""
-
+Array = npt.NDArray[Any]
 Counts = tuple[int, int]
 """Classes and examples of a state, as MASKS has them."""
 
@@ -86,25 +77,22 @@ class StateFormat:
     def encode(self, state: State) -> bytes:
         """One lane's state on the host as bytes, the same for the same state. They decode to numbers near by, not to the same."""
         counts = (state[mask].shape[1] if mask in state else 0 for mask in MASKS)
-        head = make_head(self.digest, *counts)
-        packed = {name: pack([state[member] for member in group.names], group.base, group.bits) for name, group in self.groups.items()}
-        return _save({HEAD_NAME: head, **packed, **{name: state[name].contiguous() for name in self.plain}})
+        packed = [pack([state[name] for name in group.names], group.base, group.bits) for group in self.groups.values()]
+        plain = [state[name].contiguous().view(torch.uint8) for name in self.plain]
+        return b"".join([make_head(self.digest, *counts), *(tensor.numpy() for tensor in (*packed, *plain))])
 
     def decode(self, encoded: bytes) -> Resident:
         """One lane's state on the CPU, the same for the same bytes. Raises IncompatibleState when they are not of this format.
 
         By numpy, and the numbers by C: torch would give the interpreter away for each tensor, see decision 20.
         """
-        stored = _open(encoded)
-        counts = self._read_head(stored.pop(HEAD_NAME, None))
-        expected = {*self.groups, *self.plain}
-        if stored.keys() != expected:
-            raise IncompatibleState(f"the tensors are {sorted(stored)}, expected {sorted(expected)}")
-        layout = self._layouts(counts)
-        for name, what in layout.stored.items():
-            _check(name, stored[name], *what)
+        classes, examples = self._read_head(encoded)
+        layout = self._layouts((classes, examples))
+        if len(encoded) != layout.n_bytes:
+            of = f"of {classes} classes and {examples} examples"
+            raise IncompatibleState(f"the state is {len(encoded)} bytes, expected {layout.n_bytes} {of}")
         resident = Resident(make_memory(layout.arrangement.n_bytes), layout.arrangement)
-        self._fill(resident, stored, layout.rooms)
+        self._fill(resident, {name: np.frombuffer(encoded, np.uint8, *part) for name, part in layout.parts.items()}, layout.rooms)
         return resident
 
     def hold(self, state: State) -> Resident:
@@ -116,14 +104,13 @@ class StateFormat:
             tensor.copy_(state[name])
         return resident
 
-    def _read_head(self, head: Stored | None) -> Counts:
+    def _read_head(self, encoded: bytes) -> Counts:
         """How many classes and examples the state has."""
-        if head is None:
-            raise IncompatibleState(f"the state has no `{HEAD_NAME}`, expected one of format {VERSION}")
-        _check(HEAD_NAME, head, torch.uint8, (HEAD.size + CHECK.size,))
-        version, digest, *counts = HEAD.unpack_from(head.data)
-        if CHECK.unpack_from(head.data, HEAD.size) != (zlib.crc32(head.data[: HEAD.size]),):
-            raise IncompatibleState(f"`{HEAD_NAME}` is spoilt: its checksum is not that of its bytes")
+        if len(encoded) < HEAD_BYTES:
+            raise IncompatibleState(f"the state is {len(encoded)} bytes, expected a head of {HEAD_BYTES} and more")
+        digest, version, *counts = HEAD.unpack_from(encoded)
+        if CHECK.unpack_from(encoded, HEAD.size) != (zlib.crc32(encoded[: HEAD.size]),):
+            raise IncompatibleState(f"the state has no head of format {VERSION}, or it is spoilt: its checksum is not that of its bytes")
         if (version, digest) != (VERSION, self.digest):
             what = f"format {version} from meta-parameters {digest.hex()}"
             raise IncompatibleState(f"the state is of {what}, expected format {VERSION} from {self.digest.hex()}")
@@ -132,14 +119,13 @@ class StateFormat:
                 raise IncompatibleState(f"the state has {count} rows under `{mask}`, expected {'none' if count else 'one or more'}")
         return counts[0], counts[1]
 
-    def _fill(self, resident: Resident, stored: Mapping[str, Stored], rooms: Mapping[str, Room]) -> None:
+    def _fill(self, resident: Resident, stored: Mapping[str, Array], rooms: Mapping[str, Room]) -> None:
         """Raises IncompatibleState."""
         bytes_, places = resident.memory.numpy(), resident.arrangement.places
         for name, group in self.groups.items():
-            packed = np.frombuffer(stored[name].data, dtype=np.uint8)
-            _check_finite(name, unpack(packed, group.base, group.bits, resident.memory, rooms[name]))
+            _check_finite(name, unpack(stored[name], group.base, group.bits, resident.memory, rooms[name]))
         for name in self.plain:
-            bytes_[places[name].begin : places[name].end] = np.frombuffer(stored[name].data, dtype=np.uint8)
+            bytes_[places[name].begin : places[name].end] = stored[name]
             if places[name].dtype.is_floating_point:
                 _check_finite(name, is_finite(resident.state[name]))
         for mask in MASKS:
@@ -154,35 +140,21 @@ class StateFormat:
         of_mask = dict(zip(MASKS, counts, strict=True))
         arrangement = arrange({name: _resize(name, tensor, of_mask) for name, tensor in self.template.items()})
         rooms = {name: Room(tuple(arrangement.places[member] for member in group.names)) for name, group in self.groups.items()}
-        packed = {name: (torch.uint8, (room.packed_bytes[self.groups[name].bits],)) for name, room in rooms.items()}
-        plain = {name: (arrangement.places[name].dtype, arrangement.places[name].shape) for name in self.plain}
-        return _Layout(arrangement, rooms, {**packed, **plain})
+        packed = {name: room.packed_bytes[self.groups[name].bits] for name, room in rooms.items()}
+        sizes = packed | {name: arrangement.places[name].n_bytes for name in self.plain}
+        ends = list(accumulate(sizes.values(), initial=HEAD_BYTES))
+        return _Layout(arrangement, rooms, dict(zip(sizes, zip(sizes.values(), ends, strict=False), strict=True)), ends[-1])
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where states of so many classes and examples lie; stored: type and shape of what is written of them."""
+    """Where states of so many classes and examples lie. parts: of the `n_bytes` that are written, how many are each group's or plain
+    tensor's, and where these begin."""
 
     arrangement: Arrangement
     rooms: Mapping[str, Room]
-    stored: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor as safetensors has read it; `dtype` is what they call it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: bytearray
-
-
-def _open(encoded: bytes) -> dict[str, Stored]:
-    try:
-        found = deserialize(encoded)  # type: ignore[no-untyped-call]
-    except SafetensorError as fault:
-        raise IncompatibleState(f"the bytes are not safetensors: {fault}") from fault
-    return {name: Stored(tensor["dtype"], tuple(tensor["shape"]), tensor["data"]) for name, tensor in found}
+    parts: Mapping[str, tuple[int, int]]
+    n_bytes: int
 
 
 def _resize(name: str, model: Tensor, counts: Mapping[str, int]) -> Tensor:
@@ -192,10 +164,10 @@ def _resize(name: str, model: Tensor, counts: Mapping[str, int]) -> Tensor:
     return torch.empty(shape, dtype=model.dtype, device="meta") if padded else model
 
 
-def make_head(digest: bytes, n_way: int, n_support: int, version: int = VERSION) -> Tensor:
-    """`head`, as bytes in a tensor."""
-    written = HEAD.pack(version, digest, n_way, n_support)
-    return torch.frombuffer(bytearray(written + CHECK.pack(zlib.crc32(written))), dtype=torch.uint8)
+def make_head(digest: bytes, n_way: int, n_support: int, version: int = VERSION) -> bytes:
+    """What a state begins with."""
+    written = HEAD.pack(digest, version, n_way, n_support)
+    return written + CHECK.pack(zlib.crc32(written))
 
 
 def describe_states(template: State, params: Params) -> StateFormat:
@@ -218,26 +190,11 @@ def _group(names: Sequence[str], bits: Bits, params: Params, moved: Sequence[str
     return Group(tuple(names), bits, torch.cat([torch.empty(0), *(params[name].flatten() for name in names if name in moved)]))
 
 
-def _save(tensors: Mapping[str, Tensor]) -> bytes:
-    """What `safetensors.torch.save` gives, without its search for tensors that share memory: that takes longer than the writing."""
-    return serialize({name: _point_at(tensor) for name, tensor in tensors.items()})
-
-
-def _point_at(tensor: Tensor) -> TensorSpec:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return TensorSpec(dtype=dtype, shape=tensor.shape, data_ptr=tensor.data_ptr(), data_len=tensor.nbytes)
-
-
 def _digest(params: Params) -> bytes:
     digest = hashlib.sha256()
     for name, param in params.items():
         digest.update(name.encode() + param.contiguous().numpy().tobytes())
     return digest.digest()[:8]
-
-
-def _check(name: str, stored: Stored, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    if stored.dtype != SPELT[dtype] or stored.shape != shape:
-        raise IncompatibleState(f"{name} is {stored.dtype} {stored.shape}, expected {SPELT[dtype]} {shape}")
 
 
 def _check_finite(name: str, is_finite: bool) -> None:
