@@ -2,7 +2,7 @@
 
 | key                          | type    | holds                                                     | TTL                            |
 |------------------------------|---------|-----------------------------------------------------------|--------------------------------|
-| `innerloop:states:{task_id}` | hash    | field `r{revision}:{name}@{version}` -> safetensors bytes | INNERLOOP_STATE_TTL_S, sliding |
+| `innerloop:states:{task_id}` | hash    | field `r{revision}:{name}@{version}` -> a state as bytes  | INNERLOOP_STATE_TTL_S, sliding |
 | `innerloop:signal:{topic}`   | channel | empty messages; topics below                              | none                           |
 
 Topics: `adaptation:{task_id}:{revision}` (ready or failed), `deleted:{task_id}`, `initializer:{name}` (reloaded).

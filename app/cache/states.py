@@ -1,4 +1,4 @@
-"""Adapted states outside the device: safetensors bytes under their StateKey, in this process or in Redis."""
+"""Adapted states outside the device: bytes under their StateKey, in this process or in Redis."""
 
 from __future__ import annotations
 
