@@ -22,7 +22,8 @@ static ptrdiff_t largest(const Layout *l, ptrdiff_t (*size)(const Block *)) {
 /* Zeros before and behind the gradient in a convolution's result, as far as the way back to its input reaches. */
 static int zeros_before(const Block *b) { return b->stride == 1; }
 static int slopes_width(const Block *b) { return b->width + 1 + zeros_before(b); }
-static ptrdiff_t slopes_size(const Block *b) { return (ptrdiff_t)(b->height + 1 + zeros_before(b)) * slopes_width(b) * b->c_out; }
+static int slopes_height(const Block *b) { return b->height + 1 + zeros_before(b); }
+static ptrdiff_t slopes_size(const Block *b) { return (ptrdiff_t)slopes_height(b) * slopes_width(b) * b->c_out; }
 static ptrdiff_t kernel_size(const Block *b) { return (ptrdiff_t)9 * b->c_in * b->c_out; }
 static ptrdiff_t affine_size(const Block *b) { return 2 * b->c_out; }
 static ptrdiff_t places_size(const Block *b) {
@@ -54,50 +55,55 @@ static Map slopes_map(const Block *b, REAL *slopes, int example) {
     return (Map){slopes + example * slopes_size(b) + before * (row + b->c_out), row, b->c_out};
 }
 
-/* The gradient before the ReLU, from that behind it; in place. */
-static void cut(const Block *b, Map out, REAL *slope) {
-    for (int y = 0; y < out_height(b); y++)
-        for (int x = 0; x < out_width(b); x++, slope += b->c_out) {
-            const REAL *value = out.at + y * out.row + x * out.place;
-            for (int c = 0; c < b->c_out; c++) slope[c] = value[c] > 0 ? slope[c] : 0;
-        }
+/* What comes back to an example's map: the gradient in what left the block, what that was, and of which of four places. */
+typedef struct {
+    const REAL *gradient;
+    Map out;
+    const Choice *chosen;
+} Arrival;
+
+/* The gradient at one place of the map before the ReLU: none where it let nothing through, or where another of the four places left. */
+INLINE vector arrive(const int pools, const Block *b, const Arrival *from, int y, int x, int c) {
+    const int row = pools ? y / 2 : y, column = pools ? x / 2 : x;
+    const ptrdiff_t at = ((ptrdiff_t)row * out_width(b) + column) * b->c_out + c;
+    choices passes = load(from->out.at + row * from->out.row + column * from->out.place + c) > 0;
+    if (pools) passes &= *(const choices *)(from->chosen + at) == 2 * (y % 2) + x % 2;
+    return (vector)(passes & (choices)load(from->gradient + at));
 }
 
-/* What each of an example's places adds: `gradient` where it left the block, nothing elsewhere. With pooling one of four did. */
-INLINE REAL arriving(const Block *b, const REAL *gradient, const Choice *chosen, int y, int x, int c) {
-    if (!b->pools) return gradient[((ptrdiff_t)y * b->width + x) * b->c_out + c];
-    const ptrdiff_t at = ((ptrdiff_t)(y / 2) * (b->width / 2) + x / 2) * b->c_out + c;
-    return chosen[at] == 2 * (y % 2) + x % 2 ? gradient[at] : 0;
-}
-
-static int is_covered(const Block *b, int y, int x) { return !b->pools || (y / 2 < b->height / 2 && x / 2 < b->width / 2); }
+/* Whether a place is in a window that is pooled: of an odd height or width the last is not. */
+INLINE int is_covered(const int pools, const Block *b, int y, int x) { return !pools || (y / 2 < b->height / 2 && x / 2 < b->width / 2); }
 
 /* The sums over an example's places of the gradient behind scale and shift, and of its products with the normalised results. */
-static void sum_gradient(const Block *b, const REAL *gradient, const Choice *chosen, const REAL *sums, const REAL *centre, const REAL *spread,
-                         REAL *flat, REAL *tilt) {
-    memset(flat, 0, b->c_out * sizeof(REAL));
-    memset(tilt, 0, b->c_out * sizeof(REAL));
+INLINE void sum_gradient(const int pools, const int wide, int c, const Block *b, const Arrival *from, const REAL *sums, const REAL *centre,
+                         const REAL *spread, REAL *flat, REAL *tilt) {
+    Strip of_gradient = {0}, of_products = {0}, middle;
+    load_strip(wide, centre + c, middle);
     for (int y = 0; y < b->height; y++)
         for (int x = 0; x < b->width; x++, sums += b->c_out) {
-            if (!is_covered(b, y, x)) continue;
-            for (int c = 0; c < b->c_out; c++) {
-                const REAL slope = arriving(b, gradient, chosen, y, x, c);
-                flat[c] += slope, tilt[c] += slope * (sums[c] - centre[c]) * spread[c];
+            if (!is_covered(pools, b, y, x)) continue;
+            UNROLL for (int v = 0; v < wide; v++) {
+                const vector slope = arrive(pools, b, from, y, x, c + v * LENGTH);
+                of_gradient[v] += slope, of_products[v] += slope * (load(sums + c + v * LENGTH) - middle[v]);
             }
         }
+    store_strip(wide, of_gradient, flat + c);
+    UNROLL for (int v = 0; v < wide; v++) of_products[v] *= load(spread + c + v * LENGTH);
+    store_strip(wide, of_products, tilt + c);
 }
 
-/* The gradient in a convolution's result: slope * gradient - flat - tilt * normalised, one number of each a channel. */
-static void pull_normalised(const Block *b, const REAL *gradient, const Choice *chosen, const REAL *sums, const REAL *slope, const REAL *flat,
-                            const REAL *tilt, Map to) {
+/* The gradient in a convolution's result: slope * gradient - flat - tilt * result, one number of each a channel. */
+INLINE void pull_normalised(const int pools, const int wide, int c, const Block *b, const Arrival *from, const REAL *sums, const REAL *slope,
+                            const REAL *flat, const REAL *tilt, Map to) {
+    Strip factor, level, lean;
+    load_strip(wide, slope + c, factor), load_strip(wide, flat + c, level), load_strip(wide, tilt + c, lean);
     for (int y = 0; y < b->height; y++)
         for (int x = 0; x < b->width; x++, sums += b->c_out) {
-            REAL *result = to.at + y * to.row + x * to.place;
-            const int covered = is_covered(b, y, x);
-            for (int c = 0; c < b->c_out; c++) {
-                const REAL here = covered ? slope[c] * arriving(b, gradient, chosen, y, x, c) : 0;
-                result[c] = here - flat[c] - tilt[c] * sums[c];
-            }
+            Strip result;
+            UNROLL for (int v = 0; v < wide; v++) result[v] = -level[v] - lean[v] * load(sums + c + v * LENGTH);
+            if (is_covered(pools, b, y, x))
+                UNROLL for (int v = 0; v < wide; v++) result[v] += factor[v] * arrive(pools, b, from, y, x, c + v * LENGTH);
+            store_strip(wide, result, to.at + y * to.row + x * to.place + c);
         }
 }
 
@@ -110,47 +116,46 @@ static void read_statistics(const Layout *l, const REAL *trace, int b, int e, RE
     spread_groups(block, trace + l->rstd[b] + (ptrdiff_t)e * block->groups, spread);
 }
 
-static const Choice *read_chosen(const Layout *l, const REAL *trace, int b, int e) {
-    return (const Choice *)(trace + l->chosen[b]) + e * out_size(&l->blocks[b]);
+static Arrival find_arrival(const Layout *l, const REAL *gradient, REAL *trace, int b, int e) {
+    const ptrdiff_t begin = e * out_size(&l->blocks[b]);
+    return (Arrival){gradient + begin, out_map(l, trace, b, e), (const Choice *)(trace + l->chosen[b]) + begin};
 }
 
-/* The zeros around an example's gradient in a convolution's results. */
-static void clear_edges(const Block *b, REAL *slopes) {
-    const int before = zeros_before(b);
-    const ptrdiff_t row = (ptrdiff_t)slopes_width(b) * b->c_out;
-    memset(slopes, 0, before * row * sizeof(REAL));
-    for (int y = before; y < before + b->height; y++) {
-        memset(slopes + y * row, 0, before * b->c_out * sizeof(REAL));
-        memset(slopes + (y + 1) * row - b->c_out, 0, b->c_out * sizeof(REAL));
-    }
-    memset(slopes + (before + b->height) * row, 0, row * sizeof(REAL));
+/* Sums of each channel as the mean over its group, a number a channel; zeros without normalisation. */
+static void share_in_group(const Block *b, REAL *sums) {
+    REAL of_group[MAX_CHANNELS];
+    if (b->groups)
+        average_groups(b, sums, of_group), spread_groups(b, of_group, sums);
+    else
+        memset(sums, 0, b->c_out * sizeof(REAL));
+}
+
+/* Where the gradient in an example's results lies, with zeros around it where the way back to the inputs reads them. */
+static Map frame_slopes(const Block *b, int is_first, REAL *slopes, int e) {
+    if (!is_first)
+        clear_frame(slopes + e * slopes_size(b), b->height, b->width, slopes_height(b), slopes_width(b), zeros_before(b), b->c_out);
+    return slopes_map(b, slopes, e);
 }
 
 /* Back through activation and normalisation of block b of an example: from s->above to s->slopes, and its gradients in shift and scale. */
-static void pull_activation(const Layout *l, const REAL *const *params, REAL *trace, int b, int e, Scratch *s) {
+static void pull_activation(const Layout *l, const REAL *const *params, REAL *trace, int b, int e, const Scratch *s) {
     const Block *block = &l->blocks[b];
     const REAL *scale = SCALE(params, b), *sums = trace + l->sums[b] + e * sums_size(block);
     REAL centre[MAX_CHANNELS], spread[MAX_CHANNELS], flat[MAX_CHANNELS], tilt[MAX_CHANNELS], slope[MAX_CHANNELS];
-    REAL *gradient = s->above + e * out_size(block), *affine = s->affine + e * affine_size(block);
-    const Choice *chosen = read_chosen(l, trace, b, e);
-    clear_edges(block, s->slopes + e * slopes_size(block));
-    cut(block, out_map(l, trace, b, e), gradient);
+    REAL *affine = s->affine + e * affine_size(block);
+    const Arrival from = find_arrival(l, s->above, trace, b, e);
+    const Map to = frame_slopes(block, !b, s->slopes, e);
     read_statistics(l, trace, b, e, centre, spread);
-    sum_gradient(block, gradient, chosen, sums, centre, spread, flat, tilt);
+    BY_POOLING(block, sum_gradient, block, &from, sums, centre, spread, flat, tilt)
     memcpy(affine, flat, block->c_out * sizeof(REAL));
     memcpy(affine + block->c_out, tilt, block->c_out * sizeof(REAL));
     for (int c = 0; c < block->c_out; c++) flat[c] *= scale[c], tilt[c] *= scale[c], slope[c] = scale[c] * spread[c];
-    if (block->groups) {
-        REAL of_group[MAX_CHANNELS];
-        average_groups(block, flat, of_group), spread_groups(block, of_group, flat);
-        average_groups(block, tilt, of_group), spread_groups(block, of_group, tilt);
-        for (int c = 0; c < block->c_out; c++) {
-            tilt[c] *= spread[c] * spread[c];
-            flat[c] = flat[c] * spread[c] - tilt[c] * centre[c];
-        }
-    } else
-        memset(flat, 0, sizeof flat), memset(tilt, 0, sizeof tilt);
-    pull_normalised(block, gradient, chosen, sums, slope, flat, tilt, slopes_map(block, s->slopes, e));
+    share_in_group(block, flat), share_in_group(block, tilt);
+    for (int c = 0; c < block->c_out; c++) {
+        tilt[c] *= spread[c] * spread[c];
+        flat[c] = flat[c] * spread[c] - tilt[c] * centre[c];
+    }
+    BY_POOLING(block, pull_normalised, block, &from, sums, slope, flat, tilt, to)
 }
 
 /* `u` by the sum over the examples of their numbers, `pitch` apart from example to example. */
@@ -158,22 +163,46 @@ static void sum_examples(const REAL *numbers, ptrdiff_t pitch, int n, int count,
     REAL sum[MAX_CHANNELS] = {0};
     for (int e = 0; e < n; e++, numbers += pitch)
         for (int c = 0; c < count; c++) sum[c] += numbers[c];
-    for (int c = 0; c < count; c++) u.to[c] = u.from[c] + u.factor * (u.each ? u.each[c] : 1) * sum[c];
+    for (int c = 0; c < count; c++) u.to[c] = (u.from ? u.from[c] : 0) + u.factor * (u.each ? u.each[c] : 1) * sum[c];
 }
 
-/* The gradient in the rows [first, next) of part y of a block's kernel: from its padded inputs and `slopes`, the gradient in its results. */
-static void pull_rows(const Layout *l, const REAL *inputs, int b, REAL *slopes, int y, int first, int next, Update u) {
+/* The places of n examples' windows, and of their results in `slopes`. */
+static void slope_places(const Block *b, int n, ptrdiff_t *windows, ptrdiff_t *slopes) {
+    const ptrdiff_t row = (ptrdiff_t)padded_width(b) * b->c_in, slope_row = (ptrdiff_t)slopes_width(b) * b->c_out;
+    for (ptrdiff_t e = 0, m = 0; e < n; e++)
+        for (int y = 0; y < b->height; y++)
+            for (int x = 0; x < b->width; x++, m++) {
+                windows[m] = e * input_size(b) + b->stride * (y * row + (ptrdiff_t)x * b->c_in);
+                slopes[m] = e * slopes_size(b) + y * slope_row + (ptrdiff_t)x * b->c_out;
+            }
+}
+
+/* Places whose slopes are summed up before the next ones: as many as stay in a first cache while all rows of a kernel pass over them. */
+static int choose_run(const Block *b, int count) {
+    const int fit = (20 << 10) / (b->c_out * (int)sizeof(REAL)), runs = count > fit ? (count + fit - 1) / fit : 1;
+    return (count + runs - 1) / runs;
+}
+
+/* `u` by the gradient in the rows [first, next) of each part of a block's kernel: from its padded inputs and `slopes`, the gradient in its
+ * results. */
+static void pull_rows(const Layout *l, const REAL *inputs, int b, REAL *slopes, int first, int next, Update u, const Scratch *s) {
     const Block *block = &l->blocks[b];
-    const ptrdiff_t row = (ptrdiff_t)padded_width(block) * block->c_in, begin = (ptrdiff_t)y * 3 * block->c_in + first;
-    const Map map = slopes_map(block, slopes, 0);
-    const Grid windows = {l->n, block->height, block->width, input_size(block), block->stride * row, (ptrdiff_t)block->stride * block->c_in};
-    const Grid results = {l->n, block->height, block->width, slopes_size(block), map.row, map.place};
-    correlate(&windows, inputs + y * row + first, next - first, &results, map.at, block->c_out, move_update(u, begin * block->c_out));
+    const ptrdiff_t row = (ptrdiff_t)padded_width(block) * block->c_in, depth = 3 * block->c_in;
+    const int count = l->n * block->height * block->width, run = choose_run(block, count);
+    const REAL *right = slopes_map(block, slopes, 0).at;
+    slope_places(block, l->n, s->begins, s->ends);
+    int at = 0;
+    do { /* once at least: where there are no examples the gradient is zero */
+        const Places places = {count - at < run ? count - at : run, s->begins + at, s->ends + at};
+        for (int y = 0; y < 3; y++)
+            correlate(&places, inputs + y * row + first, next - first, right, block->c_out, move_update(u, (y * depth + first) * block->c_out));
+        u.from = u.to, at += run;
+    } while (at < count);
 }
 
-/* Adds to the gradient in a block's kernel. */
-static void pull_kernel(const Layout *l, const REAL *inputs, int b, REAL *slopes, REAL *gradient) {
-    for (int y = 0; y < 3; y++) pull_rows(l, inputs, b, slopes, y, 0, 3 * l->blocks[b].c_in, (Update){gradient, gradient, 1, NULL});
+/* The gradient in a block's kernel, or what is added to it. */
+static void pull_kernel(const Layout *l, const REAL *inputs, int b, REAL *slopes, REAL *gradient, int adds, const Scratch *s) {
+    pull_rows(l, inputs, b, slopes, 0, 3 * l->blocks[b].c_in, (Update){adds ? gradient : NULL, gradient, 1, NULL}, s);
 }
 
 /* A square of vectors, rows `pitch` apart, with rows and columns exchanged: each round shuffles the first half like cards into the second. */
@@ -264,14 +293,6 @@ static void place_gradient(const Layout *l, const REAL *features, REAL *maps, in
                 maps[e * out_size(b) + (ptrdiff_t)p * b->c_out + c] = features[e * out_size(b) + (ptrdiff_t)c * places + p];
 }
 
-static void clear_gradients(const Layout *l, REAL *const *gradients) {
-    for (int b = 0; b < l->n_blocks; b++) {
-        memset(KERNEL(gradients, b), 0, kernel_size(&l->blocks[b]) * sizeof(REAL));
-        memset(SCALE(gradients, b), 0, l->blocks[b].c_out * sizeof(REAL));
-        memset(SHIFT(gradients, b), 0, l->blocks[b].c_out * sizeof(REAL));
-    }
-}
-
 static void swap_maps(Scratch *s) {
     REAL *below = s->above;
     s->above = s->below, s->below = below;
@@ -291,13 +312,13 @@ static void pull_blocks(const Layout *l, const REAL *const *params, REAL *trace,
             if (part < parts && b == l->n_blocks - 1) place_gradient(l, upstream, s->above, first, next);
             for (int e = first; part < parts && e < next; e++) pull_activation(l, params, trace, b, e, s);
         }
-        EACH_ITEM(item, examples + 3 * parts + 1, m) {
-            const int part = item - examples, y = part / parts, share = part % parts;
+        EACH_ITEM(item, examples + parts + 1, m) {
+            const int share = item - examples;
             if (item < examples)
                 pull_convolution(l, b, first_of(item, parts, l->n), first_of(item + 1, parts, l->n), 1, &s->slopes, &s->turned, s->below, s);
-            else if (y < 3 && KERNEL(updates, b).to)
-                pull_rows(l, trace + l->input[b], b, s->slopes, y, first_of(share, parts, depth), first_of(share + 1, parts, depth), KERNEL(updates, b));
-            else if (y == 3) {
+            else if (share < parts && KERNEL(updates, b).to)
+                pull_rows(l, trace + l->input[b], b, s->slopes, first_of(share, parts, depth), first_of(share + 1, parts, depth), KERNEL(updates, b), s);
+            else if (share == parts) {
                 if (SHIFT(updates, b).to) sum_examples(s->affine, affine_size(block), l->n, block->c_out, SHIFT(updates, b));
                 if (SCALE(updates, b).to) sum_examples(s->affine + block->c_out, affine_size(block), l->n, block->c_out, SCALE(updates, b));
             }

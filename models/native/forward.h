@@ -5,29 +5,35 @@
 #include <math.h>
 
 #include "network.h"
+#include "strips.h"
 
 #define EPSILON ((REAL)1e-5)
 
-/* Adds a row of the map to the sums of each channel: (value - centre), or its square. Row by row, since a long sum rounds more. */
-INLINE void add_row(const Block *b, const REAL *row, const REAL *centre, const int squares, REAL *total) {
-    REAL of_row[MAX_CHANNELS] = {0};
-    for (int x = 0; x < b->width; x++, row += b->c_out)
-        for (int c = 0; c < b->c_out; c++) {
-            const REAL off = row[c] - centre[c];
-            of_row[c] += squares ? off * off : off;
-        }
-    for (int c = 0; c < b->c_out; c++) total[c] += of_row[c];
+/* Sums of each channel over a map: of value - centre, or of its square. Row by row, since a long sum rounds more. */
+INLINE void sum_rows(const int squares, const int wide, int c, const Block *b, const REAL *map, const REAL *centre, REAL *total) {
+    Strip of_map = {0}, middle;
+    load_strip(wide, centre + c, middle);
+    for (int y = 0; y < b->height; y++) {
+        Strip of_row = {0};
+        for (int x = 0; x < b->width; x++, map += b->c_out)
+            UNROLL for (int v = 0; v < wide; v++) {
+                vector off = load(map + c + v * LENGTH) - middle[v];
+                if (squares) off *= off;
+                of_row[v] += off;
+            }
+        UNROLL for (int v = 0; v < wide; v++) of_map[v] += of_row[v];
+    }
+    store_strip(wide, of_map, total + c);
 }
 
 /* Mean and one over the deviation of each group of an example's channels, over all its places. */
 static void find_statistics(const Block *b, const REAL *sums, REAL *mean, REAL *rstd) {
-    const ptrdiff_t row = (ptrdiff_t)b->width * b->c_out;
-    REAL total[MAX_CHANNELS] = {0}, square[MAX_CHANNELS] = {0}, centre[MAX_CHANNELS] = {0};
-    for (int y = 0; y < b->height; y++) add_row(b, sums + y * row, centre, 0, total);
+    REAL total[MAX_CHANNELS], centre[MAX_CHANNELS] = {0};
+    BY_STRIP(0, b->c_out, sum_rows, b, sums, centre, total)
     average_groups(b, total, mean);
     spread_groups(b, mean, centre);
-    for (int y = 0; y < b->height; y++) add_row(b, sums + y * row, centre, 1, square);
-    average_groups(b, square, rstd);
+    BY_STRIP(1, b->c_out, sum_rows, b, sums, centre, total)
+    average_groups(b, total, rstd);
     for (int g = 0; g < b->groups; g++) rstd[g] = 1 / (REAL)sqrt(rstd[g] + EPSILON);
 }
 
@@ -41,41 +47,36 @@ static void find_affine(const Block *b, const REAL *mean, const REAL *rstd, cons
     for (int c = 0; c < b->c_out; c++) slope[c] = scale[c] * spread[c], level[c] = shift[c] - centre[c] * slope[c];
 }
 
-/* ReLU of the affine; what is not a number stays so. */
-static void activate(const Block *b, const REAL *sums, const REAL *slope, const REAL *level, Map to) {
-    for (int y = 0; y < b->height; y++)
-        for (int x = 0; x < b->width; x++, sums += b->c_out) {
-            REAL *out = to.at + y * to.row + x * to.place;
-            for (int c = 0; c < b->c_out; c++) {
-                const REAL value = sums[c] * slope[c] + level[c];
-                out[c] = value < 0 ? 0 : value;
-            }
-        }
-}
-
-/* `yes` where all bits of `mask` are set, `no` where none is. */
-INLINE choices pick(choices mask, choices yes, choices no) { return (mask & yes) | (~mask & no); }
-
-/* The same of the largest of four places, the first of equal ones; `chosen` says which. */
-static void activate_pooled(const Block *b, const REAL *sums, const REAL *slope, const REAL *level, Map to, Choice *chosen) {
-    const ptrdiff_t place = b->c_out, row = (ptrdiff_t)b->width * b->c_out;
-    for (int y = 0; y < b->height / 2; y++)
-        for (int x = 0; x < b->width / 2; x++, chosen += b->c_out) {
-            const REAL *corner = sums + 2 * (y * row + x * place);
-            REAL *out = to.at + y * to.row + x * to.place;
-            for (int c = 0; c < b->c_out; c += LENGTH) {
-                const vector factor = *(const vector *)(slope + c), summand = *(const vector *)(level + c);
-                vector best = *(const vector *)(corner + c) * factor + summand;
+/* ReLU of the affine; what is not a number stays so. Of four pooled places the largest, the first of equal ones; `chosen` says which. */
+INLINE void activate(const int pools, const int wide, int c, const Block *b, const REAL *sums, const REAL *slope, const REAL *level, Map to,
+                     Choice *chosen) {
+    const ptrdiff_t row = (ptrdiff_t)b->width * b->c_out;
+    Strip factor, summand;
+    load_strip(wide, slope + c, factor), load_strip(wide, level + c, summand);
+    for (int y = 0; y < out_height(b); y++)
+        for (int x = 0; x < out_width(b); x++, chosen += b->c_out) {
+            const REAL *corner = sums + (1 + pools) * (y * row + x * b->c_out) + c;
+            REAL *out = to.at + y * to.row + x * to.place + c;
+            UNROLL for (int v = 0; v < wide; v++, corner += LENGTH) {
+                vector best = load(corner) * factor[v] + summand[v];
                 choices which = {0};
-                for (int p = 1; p < 4; p++) {
-                    const vector value = *(const vector *)(corner + (p / 2) * row + (p % 2) * place + c) * factor + summand;
+                UNROLL for (int p = 1; pools && p < 4; p++) {
+                    const vector value = load(corner + (p / 2) * row + (p % 2) * b->c_out) * factor[v] + summand[v];
                     const choices better = (value > best) | (value != value);
                     best = (vector)pick(better, (choices)value, (choices)best), which = pick(better, (choices){0} + p, which);
                 }
-                *(vector *)(out + c) = (vector)pick(best < 0, (choices){0}, (choices)best), *(choices *)(chosen + c) = which;
+                *(vector *)(out + v * LENGTH) = (vector)(~(best < 0) & (choices)best);
+                if (pools) *(choices *)(chosen + c + v * LENGTH) = which;
             }
         }
 }
+
+/* Calls `pass(pools, wide, c, ...)` for all strips of a block's channels. */
+#define BY_POOLING(block, pass, ...)                          \
+    if ((block)->pools)                                       \
+        BY_STRIP(1, (block)->c_out, pass, __VA_ARGS__)        \
+    else                                                      \
+        BY_STRIP(0, (block)->c_out, pass, __VA_ARGS__)
 
 static void normalise_and_activate(const Layout *l, const REAL *const *params, REAL *trace, int b, int first, int next) {
     const Block *block = &l->blocks[b];
@@ -87,10 +88,8 @@ static void normalise_and_activate(const Layout *l, const REAL *const *params, R
         find_affine(block, mean, rstd, SCALE(params, b), SHIFT(params, b), slope, level);
         if (b + 1 < l->n_blocks) clear_border(&l->blocks[b + 1], trace + l->input[b + 1] + e * input_size(&l->blocks[b + 1]));
         const Map to = out_map(l, trace, b, e);
-        if (block->pools)
-            activate_pooled(block, sums, slope, level, to, (Choice *)(trace + l->chosen[b]) + e * out_size(block));
-        else
-            activate(block, sums, slope, level, to);
+        Choice *chosen = (Choice *)(trace + l->chosen[b]) + e * out_size(block);
+        BY_POOLING(block, activate, block, sums, slope, level, to, chosen)
     }
 }
 

@@ -90,15 +90,20 @@ static void window_places(const Block *b, int n, ptrdiff_t *begins, ptrdiff_t *e
             }
 }
 
+/* Zeros around a map of height x width in memory for one of padded_height x padded_width: `before` places of them before it, the rest behind. */
+static void clear_frame(REAL *map, int height, int width, int padded_height, int padded_width, int before, int channels) {
+    const ptrdiff_t row = (ptrdiff_t)padded_width * channels, behind = padded_width - before - width;
+    memset(map, 0, before * row * sizeof(REAL));
+    for (int y = before; y < before + height; y++) {
+        memset(map + y * row, 0, before * channels * sizeof(REAL));
+        memset(map + y * row + (ptrdiff_t)(before + width) * channels, 0, behind * channels * sizeof(REAL));
+    }
+    memset(map + (before + height) * row, 0, (padded_height - before - height) * row * sizeof(REAL));
+}
+
 /* The zeros around an example's padded input. */
 static void clear_border(const Block *b, REAL *input) {
-    const ptrdiff_t row = (ptrdiff_t)padded_width(b) * b->c_in, last = padded_width(b) - 1 - b->width_in;
-    memset(input, 0, row * sizeof(REAL));
-    for (int y = 1; y <= b->height_in; y++) {
-        memset(input + y * row, 0, b->c_in * sizeof(REAL));
-        memset(input + y * row + (ptrdiff_t)(1 + b->width_in) * b->c_in, 0, last * b->c_in * sizeof(REAL));
-    }
-    memset(input + (1 + b->height_in) * row, 0, (padded_height(b) - 1 - b->height_in) * row * sizeof(REAL));
+    clear_frame(input, b->height_in, b->width_in, padded_height(b), padded_width(b), 1, b->c_in);
 }
 
 /* Images (n, c, h, w), channels first, into the first block's padded inputs. */
@@ -108,17 +113,23 @@ static void place_images(const Layout *l, const REAL *images, REAL *trace, int f
     for (int e = first; e < next; e++) {
         REAL *input = trace + l->input[0] + e * input_size(b);
         clear_border(b, input);
+        const REAL *image = images + e * image_size(b);
         for (int c = 0; c < b->c_in; c++)
-            for (int y = 0; y < b->height_in; y++)
-                for (int x = 0; x < b->width_in; x++)
-                    input[(y + 1) * row + (ptrdiff_t)(x + 1) * b->c_in + c] =
-                        images[(((ptrdiff_t)e * b->c_in + c) * b->height_in + y) * b->width_in + x];
+            for (int y = 0; y < b->height_in; y++, image += b->width_in) {
+                REAL *to = input + (y + 1) * row + b->c_in + c;
+                if (b->c_in == 1)
+                    memcpy(to, image, b->width_in * sizeof(REAL));
+                else
+                    for (int x = 0; x < b->width_in; x++) to[(ptrdiff_t)x * b->c_in] = image[x];
+            }
     }
 }
 
 /* One number a group, as one a channel. */
 static void spread_groups(const Block *b, const REAL *of_group, REAL *of_channel) {
-    for (int c = 0; c < b->c_out; c++) of_channel[c] = of_group[c / (b->c_out / b->groups)];
+    const int size = b->c_out / b->groups;
+    for (int g = 0; g < b->groups; g++, of_channel += size)
+        for (int c = 0; c < size; c++) of_channel[c] = of_group[g];
 }
 
 /* Sums of each channel over the places of an example, to the mean of each group of channels. */

@@ -10,40 +10,49 @@
 
 typedef REAL Channels[MAX_CHANNELS];
 
-/* Sums of each channel as the mean over its group, a number a channel; zeros without normalisation. */
-static void share_in_group(const Block *b, REAL *sums) {
-    Channels of_group;
-    if (!b->groups) {
-        memset(sums, 0, b->c_out * sizeof(REAL));
-        return;
-    }
-    average_groups(b, sums, of_group);
-    spread_groups(b, of_group, sums);
+/* Sums over an example's places of x_dot and of z x_dot. */
+INLINE void sum_drift(const int no_option, const int wide, int c, const Block *b, const REAL *sums, const REAL *sums_dot, const REAL *centre,
+                      const REAL *spread, REAL *total, REAL *products) {
+    Strip of_dot = {0}, of_products = {0}, middle;
+    load_strip(wide, centre + c, middle);
+    for (int p = 0; p < b->height * b->width; p++, sums += b->c_out, sums_dot += b->c_out)
+        UNROLL for (int v = 0; v < wide; v++) {
+            const vector dot = load(sums_dot + c + v * LENGTH);
+            of_dot[v] += dot, of_products[v] += (load(sums + c + v * LENGTH) - middle[v]) * dot;
+        }
+    store_strip(wide, of_dot, total + c);
+    UNROLL for (int v = 0; v < wide; v++) of_products[v] *= load(spread + c + v * LENGTH);
+    store_strip(wide, of_products, products + c);
 }
 
 /* mean(x_dot) and mean(z x_dot) of an example, a number a channel. */
 static void find_drift(const Block *b, const REAL *sums, const REAL *sums_dot, const REAL *centre, const REAL *spread, REAL *mean_dot, REAL *q) {
-    memset(mean_dot, 0, b->c_out * sizeof(REAL));
-    memset(q, 0, b->c_out * sizeof(REAL));
-    for (int p = 0; p < b->height * b->width; p++, sums += b->c_out, sums_dot += b->c_out)
-        for (int c = 0; c < b->c_out; c++) mean_dot[c] += sums_dot[c], q[c] += (sums[c] - centre[c]) * spread[c] * sums_dot[c];
+    BY_STRIP(0, b->c_out, sum_drift, b, sums, sums_dot, centre, spread, mean_dot, q)
     share_in_group(b, mean_dot);
     share_in_group(b, q);
 }
 
 /* The change of what leaves a block at one place: of_sums * x + of_dot * x_dot + level where the ReLU let it through. */
-static void activate_tangent(const Block *b, const REAL *sums, const REAL *sums_dot, const REAL *of_sums, const REAL *of_dot, const REAL *level,
-                             const Choice *chosen, Map out, Map to) {
+INLINE void activate_tangent(const int pools, const int wide, int c, const Block *b, const REAL *sums, const REAL *sums_dot, const REAL *of_sums,
+                             const REAL *of_dot, const REAL *level, const Choice *chosen, Map out, Map to) {
+    const ptrdiff_t row = (ptrdiff_t)b->width * b->c_out;
+    Strip factor, factor_dot, summand;
+    load_strip(wide, of_sums + c, factor), load_strip(wide, of_dot + c, factor_dot), load_strip(wide, level + c, summand);
     for (int y = 0; y < out_height(b); y++)
-        for (int x = 0; x < out_width(b); x++)
-            for (int c = 0; c < b->c_out; c++) {
-                ptrdiff_t at = ((ptrdiff_t)y * b->width + x) * b->c_out + c;
-                if (b->pools) {
-                    const Choice which = chosen[((ptrdiff_t)y * out_width(b) + x) * b->c_out + c];
-                    at = ((ptrdiff_t)(2 * y + which / 2) * b->width + 2 * x + which % 2) * b->c_out + c;
+        for (int x = 0; x < out_width(b); x++, chosen += b->c_out)
+            UNROLL for (int v = 0; v < wide; v++) {
+                const int at = c + v * LENGTH;
+                const ptrdiff_t corner = (1 + pools) * (y * row + x * b->c_out) + at;
+                choices place = (choices)load(sums + corner), place_dot = (choices)load(sums_dot + corner);
+                UNROLL for (int p = 1; pools && p < 4; p++) {
+                    const choices here = *(const choices *)(chosen + at) == p;
+                    const ptrdiff_t other = corner + (p / 2) * row + (p % 2) * b->c_out;
+                    place = pick(here, (choices)load(sums + other), place);
+                    place_dot = pick(here, (choices)load(sums_dot + other), place_dot);
                 }
-                const REAL change = of_sums[c] * sums[at] + of_dot[c] * sums_dot[at] + level[c];
-                to.at[y * to.row + x * to.place + c] = out.at[y * out.row + x * out.place + c] > 0 ? change : 0;
+                const choices passes = load(out.at + y * out.row + x * out.place + at) > 0;
+                const vector change = factor[v] * (vector)place + factor_dot[v] * (vector)place_dot + summand[v];
+                *(vector *)(to.at + y * to.row + x * to.place + at) = (vector)(passes & (choices)change);
             }
 }
 
@@ -60,7 +69,8 @@ static void push_activation(const Layout *l, const REAL *const *params, const RE
         level[c] = shift_dot[c] - of_dot[c] * mean_dot[c] - of_sums[c] * centre[c];
     }
     if (b + 1 < l->n_blocks) clear_border(&l->blocks[b + 1], tangents + l->input[b + 1] + e * input_size(&l->blocks[b + 1]));
-    activate_tangent(block, sums, sums_dot, of_sums, of_dot, level, read_chosen(l, trace, b, e), out_map(l, trace, b, e), out_map(l, tangents, b, e));
+    const Arrival from = find_arrival(l, NULL, trace, b, e);
+    BY_POOLING(block, activate_tangent, block, sums, sums_dot, of_sums, of_dot, level, from.chosen, from.out, out_map(l, tangents, b, e))
 }
 
 /* Fills in `tangents`, which lies as a trace does: the change of every map along `direction`. */
@@ -81,33 +91,42 @@ typedef struct {
     Channels of_gradient, of_change, of_sums, of_dot, level;
 } Slope;
 
-static void pull_tangent(const Block *b, const REAL *gradient, const REAL *change, const Choice *chosen, const REAL *sums, const REAL *sums_dot,
-                         const Slope *k, Map to) {
+INLINE void pull_tangent(const int pools, const int wide, int c, const Block *b, const Arrival *from, const Arrival *moving, const REAL *sums,
+                         const REAL *sums_dot, const Slope *k, Map to) {
     for (int y = 0; y < b->height; y++)
         for (int x = 0; x < b->width; x++, sums += b->c_out, sums_dot += b->c_out) {
-            REAL *result = to.at + y * to.row + x * to.place;
-            const int covered = is_covered(b, y, x);
-            for (int c = 0; c < b->c_out; c++) {
-                const REAL here = covered ? k->of_gradient[c] * arriving(b, gradient, chosen, y, x, c) + k->of_change[c] * arriving(b, change, chosen, y, x, c) : 0;
-                result[c] = here + k->of_sums[c] * sums[c] + k->of_dot[c] * sums_dot[c] + k->level[c];
+            const int covered = is_covered(pools, b, y, x);
+            UNROLL for (int v = 0; v < wide; v++) {
+                const int at = c + v * LENGTH;
+                vector result = load(k->level + at) + load(k->of_sums + at) * load(sums + at) + load(k->of_dot + at) * load(sums_dot + at);
+                if (covered)
+                    result += load(k->of_gradient + at) * arrive(pools, b, from, y, x, at) +
+                              load(k->of_change + at) * arrive(pools, b, moving, y, x, at);
+                *(vector *)(to.at + y * to.row + x * to.place + at) = result;
             }
         }
 }
 
 /* The change of `sum_gradient`'s sums. */
-static void sum_tangent(const Block *b, const REAL *gradient, const REAL *change, const Choice *chosen, const REAL *sums, const REAL *sums_dot,
-                        const REAL *centre, const REAL *spread, const REAL *mean_dot, const REAL *q, REAL *flat_dot, REAL *tilt_dot) {
-    memset(flat_dot, 0, b->c_out * sizeof(REAL));
-    memset(tilt_dot, 0, b->c_out * sizeof(REAL));
+INLINE void sum_tangent(const int pools, const int wide, int c, const Block *b, const Arrival *from, const Arrival *moving, const REAL *sums,
+                        const REAL *sums_dot, const REAL *centre, const REAL *spread, const REAL *mean_dot, const REAL *q, REAL *flat_dot,
+                        REAL *tilt_dot) {
+    Strip of_change = {0}, of_products = {0}, middle, middle_dot, narrowing;
+    load_strip(wide, centre + c, middle), load_strip(wide, mean_dot + c, middle_dot);
+    UNROLL for (int v = 0; v < wide; v++) narrowing[v] = load(spread + c + v * LENGTH) * load(q + c + v * LENGTH);
     for (int y = 0; y < b->height; y++)
         for (int x = 0; x < b->width; x++, sums += b->c_out, sums_dot += b->c_out) {
-            if (!is_covered(b, y, x)) continue;
-            for (int c = 0; c < b->c_out; c++) {
-                const REAL slope = arriving(b, gradient, chosen, y, x, c), slope_dot = arriving(b, change, chosen, y, x, c);
-                const REAL z = (sums[c] - centre[c]) * spread[c], z_dot = spread[c] * (sums_dot[c] - mean_dot[c] - z * q[c]);
-                flat_dot[c] += slope_dot, tilt_dot[c] += slope_dot * z + slope * z_dot;
+            if (!is_covered(pools, b, y, x)) continue;
+            UNROLL for (int v = 0; v < wide; v++) {
+                const int at = c + v * LENGTH;
+                const vector slope = arrive(pools, b, from, y, x, at), slope_dot = arrive(pools, b, moving, y, x, at);
+                const vector off = load(sums + at) - middle[v], off_dot = load(sums_dot + at) - middle_dot[v] - off * narrowing[v];
+                of_change[v] += slope_dot, of_products[v] += slope_dot * off + slope * off_dot; /* z and z_dot, less a factor of r */
             }
         }
+    store_strip(wide, of_change, flat_dot + c);
+    UNROLL for (int v = 0; v < wide; v++) of_products[v] *= load(spread + c + v * LENGTH);
+    store_strip(wide, of_products, tilt_dot + c);
 }
 
 /* Of an example: the gradient in the convolution's results and its change; adds the change of the gradients in scale and shift. */
@@ -116,16 +135,14 @@ static void push_pull_activation(const Layout *l, const REAL *const *params, con
     const Block *block = &l->blocks[b];
     const REAL *scale = SCALE(params, b), *scale_dot = SCALE(direction, b);
     const REAL *sums = trace + l->sums[b] + e * sums_size(block), *sums_dot = tangents + l->sums[b] + e * sums_size(block);
-    REAL *gradient = s->above + e * out_size(block), *change = moving->above + e * out_size(block);
-    const Choice *chosen = read_chosen(l, trace, b, e);
+    const Arrival from = find_arrival(l, s->above, trace, b, e), changing = find_arrival(l, moving->above, trace, b, e);
+    const Map to = frame_slopes(block, !b, s->slopes, e), to_dot = frame_slopes(block, !b, moving->slopes, e);
     Channels centre, spread, mean_dot, q, flat, tilt, flat_dot, tilt_dot, slope;
     Slope k;
-    cut(block, out_map(l, trace, b, e), gradient);
-    cut(block, out_map(l, trace, b, e), change);
     read_statistics(l, trace, b, e, centre, spread);
     find_drift(block, sums, sums_dot, centre, spread, mean_dot, q);
-    sum_gradient(block, gradient, chosen, sums, centre, spread, flat, tilt);
-    sum_tangent(block, gradient, change, chosen, sums, sums_dot, centre, spread, mean_dot, q, flat_dot, tilt_dot);
+    BY_POOLING(block, sum_gradient, block, &from, sums, centre, spread, flat, tilt)
+    BY_POOLING(block, sum_tangent, block, &from, &changing, sums, sums_dot, centre, spread, mean_dot, q, flat_dot, tilt_dot)
     for (int c = 0; c < block->c_out; c++) {
         SCALE(gradients, b)[c] += tilt_dot[c], SHIFT(gradients, b)[c] += flat_dot[c];
         flat_dot[c] = scale[c] * flat_dot[c] + scale_dot[c] * flat[c], tilt_dot[c] = scale[c] * tilt_dot[c] + scale_dot[c] * tilt[c];
@@ -142,24 +159,30 @@ static void push_pull_activation(const Layout *l, const REAL *const *params, con
         k.level[c] = pitch * mean_dot[c] + r * r * q[c] * flat[c] - r * flat_dot[c] - centre[c] * k.of_sums[c];
         tilt[c] = pitch, flat[c] = flat[c] * r - pitch * centre[c];
     }
-    pull_normalised(block, gradient, chosen, sums, slope, flat, tilt, slopes_map(block, s->slopes, e));
-    pull_tangent(block, gradient, change, chosen, sums, sums_dot, &k, slopes_map(block, moving->slopes, e));
+    BY_POOLING(block, pull_normalised, block, &from, sums, slope, flat, tilt, to)
+    BY_POOLING(block, pull_tangent, block, &from, &changing, sums, sums_dot, &k, to_dot)
+}
+
+/* Of scales and shifts, which are summed up example by example; kernels' are written whole. */
+static void clear_affine(const Layout *l, REAL *const *gradients) {
+    for (int b = 0; b < l->n_blocks; b++) {
+        memset(SCALE(gradients, b), 0, l->blocks[b].c_out * sizeof(REAL));
+        memset(SHIFT(gradients, b), 0, l->blocks[b].c_out * sizeof(REAL));
+    }
 }
 
 /* The change of the gradients that `pull_blocks` finds for `upstream`, which does not move itself. */
 static void push_backward(const Layout *l, const REAL *const *params, const REAL *const *direction, REAL *trace, REAL *tangents,
                           const REAL *upstream, REAL *const *gradients, Scratch *s, Scratch *moving) {
-    clear_gradients(l, gradients);
+    clear_affine(l, gradients);
     place_gradient(l, upstream, s->above, 0, l->n);
     memset(moving->above, 0, l->n * out_size(last_block(l)) * sizeof(REAL));
     for (int b = l->n_blocks - 1; b >= 0; b--) {
         const Block *block = &l->blocks[b];
-        memset(s->slopes, 0, l->n * slopes_size(block) * sizeof(REAL));
-        memset(moving->slopes, 0, l->n * slopes_size(block) * sizeof(REAL));
         for (int e = 0; e < l->n; e++) push_pull_activation(l, params, direction, trace, tangents, b, e, gradients, s, moving);
-        pull_kernel(l, trace + l->input[b], b, moving->slopes, KERNEL(gradients, b));
+        pull_kernel(l, trace + l->input[b], b, moving->slopes, KERNEL(gradients, b), 0, s);
         if (!b) return;
-        pull_kernel(l, tangents + l->input[b], b, s->slopes, KERNEL(gradients, b));
+        pull_kernel(l, tangents + l->input[b], b, s->slopes, KERNEL(gradients, b), 1, s);
         turn_kernel(block, KERNEL(params, b), s->turned, 0, 9);
         turn_kernel(block, KERNEL(direction, b), moving->turned, 0, 9);
         pull_convolution(l, b, 0, l->n, 1, &s->slopes, &s->turned, s->below, s);

@@ -74,6 +74,14 @@ def test_features_and_both_derivatives_are_those_of_autograd(backbone: Conv4, la
         torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-9)
 
 
+def test_of_no_examples_both_derivatives_are_zero() -> None:
+    backbone = make((1, 20, 20))
+    params, inputs = draw_params(backbone, 2, 1), torch.zeros(2, 0, 1, 20, 20, dtype=torch.float64)
+    features, first, second = differentiate_twice(backbone, params, inputs, 1)
+    assert features.shape == (2, 0, backbone.feature_dim)
+    assert not any(each.any() for each in (*first, *second))
+
+
 @pytest.mark.parametrize("downsample", ["stride", "pool"])
 def test_in_single_precision_the_way_makes_a_difference_below_a_hundred_thousandth(downsample: str) -> None:
     backbone = make((1, 28, 28), filters=64, groups=8, downsample=downsample)
