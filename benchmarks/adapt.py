@@ -11,7 +11,7 @@ takes many at once on as many: it is charged with as many times as much (`timed_
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,6 @@ from benchmarks.plain_conv4 import stack_weights, to_state
 from benchmarks.timing import time_paired
 from models.backbones import Conv4
 from models.episodes import EpisodeShape
-from models.installed import lay_out_body
 from models.methods.head_space import TASK_CENTRE
 from models.support import Params
 
@@ -77,8 +76,6 @@ def measure(setting: Setting, plan: Plan) -> tuple[Row, dict[str, str]]:
     """The row, and why peers are missing. Raises Disagreement."""
     shape = EpisodeShape(N_WAY, setting.shot, 1, setting.lanes)
     problem = make_problem(setting.method, setting.downsample, shape, setting.steps, plan.device, **OPTIONS[setting.method])
-    # As a service has them from the moment an initializer is installed; the peers, too, make their network before they are timed.
-    problem = replace(problem, params=lay_out_body(problem.learner, problem.params))
     timed_lanes = {name: count_timed(name, setting.lanes, plan.device) for name in PEERS[setting.method]}
     makers = {name: partial(make_of_first, make, timed_lanes[name]) for name, make in PEERS[setting.method].items()}
     field = open_checked_peers(makers, problem, compare_weights, TOLERANCE)
