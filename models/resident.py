@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from models.slab import LINE_BYTES, round_up
 from models.support import State
-
-LINE_BYTES = 64
-"""A line of a CPU's cache: every tensor begins with one."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +80,9 @@ class Resident:
 
 
 def arrange(tensors: Mapping[str, Tensor]) -> Arrangement:
-    """Tensors of such types and shapes one behind the other, each in its own order of memory."""
+    """Tensors of such types and shapes one behind the other, each in its own order of memory and from the beginning of a line on."""
     places, begin = {}, 0
     for name, tensor in tensors.items():
         places[name] = Place(begin, tuple(tensor.shape), torch.empty_like(tensor, device="meta").stride(), tensor.dtype)
         begin = -(-places[name].end // LINE_BYTES) * LINE_BYTES
-    return Arrangement(places, begin)
-
-
-def make_memory(n_bytes: int) -> Tensor:
-    """Bytes on the CPU that begin with a line. By numpy: torch would give the interpreter away, see decision 20."""
-    room = np.empty(n_bytes + LINE_BYTES, dtype=np.uint8)
-    begin = -room.ctypes.data % LINE_BYTES
-    return torch.from_numpy(room[begin : begin + n_bytes])
+    return Arrangement(places, round_up(begin))

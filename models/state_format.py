@@ -22,7 +22,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Any
@@ -34,7 +34,8 @@ from torch import Tensor
 
 from models.errors import IncompatibleState
 from models.packing import Bits, Room, pack, unpack
-from models.resident import Arrangement, Resident, arrange, make_memory
+from models.resident import Arrangement, Resident, arrange
+from models.slab import Slab
 from models.support import MASKS, Params, State, is_finite, padded_axes
 
 VERSION = 3
@@ -67,12 +68,14 @@ class StateFormat:
     """How states of one learner with one set of meta-parameters are written.
 
     template: any such state. digest: of the meta-parameters. plain: the tensors that are stored as they are.
+    slab: the memory that states are brought back to.
     """
 
     template: State
     digest: bytes
     groups: Mapping[str, Group]
     plain: tuple[str, ...]
+    slab: Slab = field(default_factory=Slab, compare=False)
 
     def encode(self, state: State) -> bytes:
         """One lane's state on the host as bytes, the same for the same state. They decode to numbers near by, not to the same."""
@@ -91,7 +94,7 @@ class StateFormat:
         if len(encoded) != layout.n_bytes:
             of = f"of {classes} classes and {examples} examples"
             raise IncompatibleState(f"the state is {len(encoded)} bytes, expected {layout.n_bytes} {of}")
-        resident = Resident(make_memory(layout.arrangement.n_bytes), layout.arrangement)
+        resident = Resident(self.slab.take(layout.arrangement.n_bytes), layout.arrangement)
         self._fill(resident, {name: np.frombuffer(encoded, np.uint8, *part) for name, part in layout.parts.items()}, layout.rooms)
         return resident
 
@@ -99,7 +102,7 @@ class StateFormat:
         """One lane's state on the host, copied as it is to memory of its own: what `decode` gives, but not rounded."""
         classes, examples = (state[mask].shape[1] if mask in state else 0 for mask in MASKS)
         arrangement = self._layouts((classes, examples)).arrangement
-        resident = Resident(make_memory(arrangement.n_bytes), arrangement)
+        resident = Resident(self.slab.take(arrangement.n_bytes), arrangement)
         for name, tensor in resident.state.items():
             tensor.copy_(state[name])
         return resident

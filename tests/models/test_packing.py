@@ -14,7 +14,8 @@ from models import packing
 from models.native.build import find_compiler, library_path, list_instruction_sets
 from models.native.library import find_packing, has, load_packing
 from models.packing import Bits, Room, count_packed_bytes, pack, unpack
-from models.resident import arrange, make_memory
+from models.resident import arrange
+from models.slab import Slab
 
 SHAPES = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4).map(lambda axes: torch.Size((1, *axes))), min_size=1, max_size=4)
 BITS: st.SearchStrategy[Bits] = st.sampled_from([12, 20])
@@ -40,7 +41,7 @@ def unpack_all(packed: torch.Tensor, shapes: Sequence[torch.Size], bits: Bits, b
 def unpack_like(packed: torch.Tensor, models: Sequence[torch.Tensor], bits: Bits, base: torch.Tensor) -> tuple[list[torch.Tensor], bool]:
     """Tensors laid out as `models`, and whether all their numbers are finite."""
     arrangement = arrange({str(place): model for place, model in enumerate(models)})
-    memory, room = make_memory(arrangement.n_bytes), Room(tuple(arrangement.places.values()))
+    memory, room = Slab(2**12).take(arrangement.n_bytes), Room(tuple(arrangement.places.values()))
     is_finite = unpack(packed.numpy(), base, bits, memory, room)
     return [place.view(memory) for place in room.places], is_finite
 
