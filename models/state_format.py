@@ -82,7 +82,7 @@ class StateFormat:
         counts = (state[mask].shape[1] if mask in state else 0 for mask in MASKS)
         packed = [pack([state[name] for name in group.names], group.base, group.bits) for group in self.groups.values()]
         plain = [state[name].contiguous().view(torch.uint8) for name in self.plain]
-        return b"".join([make_head(self.digest, *counts), *(tensor.numpy() for tensor in (*packed, *plain))])
+        return make_head(self.digest, *counts) + b"".join(tensor.numpy().tobytes() for tensor in (*packed, *plain))
 
     def decode(self, encoded: bytes) -> Resident:
         """One lane's state on the CPU, the same for the same bytes. Raises IncompatibleState when they are not of this format.
