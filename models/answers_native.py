@@ -23,7 +23,7 @@ from models.backbones.conv4_native import Network, count_parts
 from models.confidence import N_CUES, Confidence
 from models.errors import InvalidQuery
 from models.learner import BODY, Learner, ReadsRows, RowHead
-from models.resident import Arrangement, Resident, Row
+from models.resident import Arrangement, PackedPlace, Resident, Row
 from models.support import Params, State
 
 Array = npt.NDArray[Any]
@@ -37,6 +37,7 @@ class NativeAnswers:
     """What the C needs besides states.
 
     names: the tensors of a row in their order, "" where there is none. shared: those that states leave out. reading: a `Reading`.
+    bases: what kernels differ from that states may hold packed (see `models.packed_weights`).
     """
 
     network: Network
@@ -45,14 +46,17 @@ class NativeAnswers:
     shared: Params
     reading: Array
     number: np.dtype[Any]
+    bases: Mapping[str, Tensor]
 
     def make_row(self, memory: Tensor, arrangement: Arrangement) -> Row:
         """A state in `memory`, which must outlive the row."""
         begin, places, shared = memory.data_ptr(), arrangement.places, self._addresses
         addresses = [begin + places[name].begin if name in places else shared[name] for name in self.names]
-        head = self.names[-2]
+        head, kernels = self.names[-2], self.names[: len(self.network.shapes) : 3]
+        bases = [self._bases[name] if isinstance(places.get(name), PackedPlace) else 0 for name in kernels]
         n_values = places[head].shape[1] if head in places else len(self.shared[head])
-        return Row(struct.pack(f"{len(addresses) + 1}q", *addresses, n_values), n_values)
+        numbers = (*addresses, n_values, begin, arrangement.n_bytes, *bases)
+        return Row(struct.pack(f"{len(numbers)}q", *numbers), n_values)
 
     def answer(self, residents: Sequence[Resident], queries: Sequence[Array]) -> list[AnsweredLane]:
         """Every lane's answers to its queries (n_query, *input_shape). Raises InvalidQuery, MemoryError."""
@@ -91,12 +95,18 @@ class NativeAnswers:
         return {"": 0, **{name: tensor.data_ptr() for name, tensor in self.shared.items()}}
 
     @cached_property
+    def _bases(self) -> Mapping[str, int]:
+        return {name: base.data_ptr() for name, base in self.bases.items()}
+
+    @cached_property
     def _scores_unknown(self) -> bool:
         return bool(self.reading[-N_CUES - 2])
 
 
-def make_native_answers(learner: Learner, params: Params, template: State, confidence: Confidence) -> NativeAnswers | None:
-    """What answers by states that look like `template`; None where torch has to."""
+def make_native_answers(
+    learner: Learner, params: Params, template: State, confidence: Confidence, coarse: Mapping[str, Tensor]
+) -> NativeAnswers | None:
+    """What answers by states that look like `template`; None where torch has to. coarse: the bases of what is packed in such states."""
     backbone, first = getattr(learner, "backbone", None), next(iter(params.values()))
     if not (isinstance(learner, ReadsRows) and isinstance(backbone, RunsInC)):
         return None
@@ -113,7 +123,8 @@ def make_native_answers(learner: Learner, params: Params, template: State, confi
         return None
     shared = {name: tensor for name, tensor in tensors.items() if name not in template}
     number = np.dtype(str(first.dtype).removeprefix("torch."))
-    return NativeAnswers(network, backbone.input_shape, names, shared, _describe(head, learner.kind, confidence), number)
+    bases = {name: base for name, base in coarse.items() if name in body}
+    return NativeAnswers(network, backbone.input_shape, names, shared, _describe(head, learner.kind, confidence), number, bases)
 
 
 def _fits(tensor: Tensor, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

@@ -141,7 +141,8 @@ def install(loaded: Loaded, device: torch.device, confidence: Mapping[str, Any] 
     params = lay_out_body(loaded.learner, _to_device(loaded.params, device))
     template = lay_out_body(loaded.learner, make_template(loaded.learner, params))
     states, figures = describe_states(template, loaded.params), parse_confidence(confidence or {})
-    native = make_native_answers(loaded.learner, params, template, figures)
+    native = make_native_answers(loaded.learner, params, template, figures, states.coarse)
+    states = replace(states, keeps=frozenset(native.bases if native else ()))
     return Installed(loaded.learner, params, states, figures, mixes_steps(loaded.learner, params), native)
 
 

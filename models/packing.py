@@ -1,8 +1,8 @@
-"""Tensors of one lane (1, rows, ...) in fixed point: one float32 scale for a row, and 12 or 20 bits for each of its numbers.
+"""Tensors of one lane (1, rows, ...) in fixed point: one float32 scale for a row, and 20 bits for each of its numbers.
 
-Many tensors, each with its own length of rows, are packed as one: all scales, then the upper bits of all numbers as int8 or int16, then
-their lower four bits, those of the first half of the numbers beside those of the second. So both widths are a few operations on whole
-vectors of ordinary integers, however many tensors there are; three bytes for two neighbours would have to be interleaved.
+Many tensors, each with its own length of rows, are packed as one: all scales, then the upper bits of all numbers as int16, then their lower
+four bits, those of the first half of the numbers beside those of the second. So it is a few operations on whole vectors of ordinary
+integers, however many tensors there are. `models.packed_weights` is for the large ones among them.
 
 Torch is the reference and the way where `models/native` was not built; both give the same bytes and the same numbers.
 """
@@ -10,10 +10,10 @@ Torch is the reference and the way where `models/native` was not built; both giv
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy.typing as npt
 import torch
@@ -26,31 +26,29 @@ from models.support import is_finite
 
 Array = npt.NDArray[Any]
 
-Bits = Literal[12, 20]
+BITS = 20
 Shape = tuple[int, int]
 """Rows and columns of a tensor."""
 
-WHOLE: dict[Bits, torch.dtype] = {12: torch.int16, 20: torch.int32}
-UPPER: dict[Bits, torch.dtype] = {12: torch.int8, 20: torch.int16}
-SCALE_BYTES = 4
+SCALE_BYTES, UPPER_BYTES = 4, 2
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 
 
-def count_packed_bytes(shapes: Sequence[torch.Size], bits: Bits) -> int:
+def count_packed_bytes(shapes: Sequence[torch.Size]) -> int:
     """Bytes of packed tensors of such shapes."""
-    return sum(_sizes([_fold(shape) for shape in shapes], bits))
+    return sum(_sizes([_fold(shape) for shape in shapes]))
 
 
-def pack(tensors: Sequence[Tensor], base: Tensor, bits: Bits) -> Tensor:
-    """Float32 tensors on the CPU as uint8. No number moves by more than 2**-bits of its row's largest.
+def pack(tensors: Sequence[Tensor], base: Tensor) -> Tensor:
+    """Float32 tensors on the CPU as uint8. No number moves by more than 2**-20 of its row's largest.
 
     base: a vector; as many of the first numbers are stored as their difference from it. A row that is not finite unpacks to such.
     """
     library = _find_library(tensors)
     if library is None:
-        return _pack(tensors, base, bits)
-    packed = torch.empty(count_packed_bytes([tensor.shape for tensor in tensors], bits), dtype=torch.uint8)
-    packing_native.pack(library, tensors, base, bits, packed)
+        return _pack(tensors, base)
+    packed = torch.empty(count_packed_bytes([tensor.shape for tensor in tensors]), dtype=torch.uint8)
+    packing_native.pack(library, tensors, base, packed)
     return packed
 
 
@@ -61,10 +59,9 @@ class Room:
     places: tuple[Place, ...]
 
     @cached_property
-    def packed_bytes(self) -> Mapping[Bits, int]:
+    def packed_bytes(self) -> int:
         """How many bytes they are packed in."""
-        shapes = [torch.Size(place.shape) for place in self.places]
-        return {bits: count_packed_bytes(shapes, bits) for bits in WHOLE}
+        return count_packed_bytes([torch.Size(place.shape) for place in self.places])
 
     @cached_property
     def blocks(self) -> Array:
@@ -72,39 +69,39 @@ class Room:
         return packing_native.describe_places(self.places)
 
 
-def unpack(packed: Array, base: Tensor, bits: Bits, memory: Tensor, room: Room) -> bool:
+def unpack(packed: Array, base: Tensor, memory: Tensor, room: Room) -> bool:
     """Writes to `memory` where `room` says, and says whether every number is finite: those from bytes of chance may not be.
 
     packed: uint8, as many as `room` says.
     """
     library = find_packing() if packing_native.are_native(room.places) else None
     if library is None:
-        return _unpack(torch.from_numpy(packed.copy()), base, bits, [place.view(memory) for place in room.places])
-    return packing_native.unpack(library, packed, base, bits, memory, room.blocks)
+        return _unpack(torch.from_numpy(packed.copy()), base, [place.view(memory) for place in room.places])
+    return packing_native.unpack(library, packed, base, memory, room.blocks)
 
 
 def _find_library(tensors: Sequence[Tensor]) -> ctypes.PyDLL | None:
     return find_packing() if packing_native.is_native(tensors) else None
 
 
-def _pack(tensors: Sequence[Tensor], base: Tensor, bits: Bits) -> Tensor:
+def _pack(tensors: Sequence[Tensor], base: Tensor) -> Tensor:
     values, blocks = torch.cat([tensor.flatten() for tensor in tensors]), [_fold(tensor.shape) for tensor in tensors]
     values[: len(base)] -= base
-    scale = torch.cat([part.abs().amax(1) for part in _split(values, blocks)]).div_(2 ** (bits - 1) - 1).clamp_(min=SMALLEST_SCALE)
+    scale = torch.cat([part.abs().amax(1) for part in _split(values, blocks)]).div_(2 ** (BITS - 1) - 1).clamp_(min=SMALLEST_SCALE)
     scale.masked_fill_(scale.isnan(), torch.nan)  # always the same one of many
     for part, row_scale in zip(_split(values, blocks), _split_scale(scale, blocks), strict=True):
         part.div_(row_scale)
-    numbers = values.round_().to(WHOLE[bits])
+    numbers = values.round_().to(torch.int32)
     lower = numbers.to(torch.uint8).bitwise_and_(15)
     half = (len(lower) + 1) // 2
     lower[: len(lower) - half] |= lower[half:] << 4
-    return torch.cat([scale.view(torch.uint8), (numbers >> 4).to(UPPER[bits]).view(torch.uint8), lower[:half]])
+    return torch.cat([scale.view(torch.uint8), (numbers >> 4).to(torch.int16).view(torch.uint8), lower[:half]])
 
 
-def _unpack(packed: Tensor, base: Tensor, bits: Bits, into: Sequence[Tensor]) -> bool:
+def _unpack(packed: Tensor, base: Tensor, into: Sequence[Tensor]) -> bool:
     blocks = [_fold(tensor.shape) for tensor in into]
-    scale, upper, pairs = torch.split(packed, _sizes(blocks, bits))
-    numbers = upper.view(UPPER[bits])
+    scale, upper, pairs = torch.split(packed, _sizes(blocks))
+    numbers = upper.view(torch.int16)
     lower = torch.cat([pairs & 15, pairs >> 4])[: len(numbers)]
     values = numbers.to(torch.float32).mul_(16).add_(lower)
     for part, row_scale in zip(_split(values, blocks), _split_scale(scale.view(torch.float32), blocks), strict=True):
@@ -121,10 +118,10 @@ def _fold(shape: torch.Size) -> Shape:
     return rows, shape.numel() // rows
 
 
-def _sizes(blocks: Sequence[Shape], bits: Bits) -> list[int]:
+def _sizes(blocks: Sequence[Shape]) -> list[int]:
     """Bytes of scales, of upper bits and of pairs of lower bits."""
     numbers = sum(rows * columns for rows, columns in blocks)
-    return [SCALE_BYTES * sum(rows for rows, _ in blocks), UPPER[bits].itemsize * numbers, (numbers + 1) // 2]
+    return [SCALE_BYTES * sum(rows for rows, _ in blocks), UPPER_BYTES * numbers, (numbers + 1) // 2]
 
 
 def _split(values: Tensor, blocks: Sequence[Shape]) -> list[Tensor]:

@@ -30,11 +30,11 @@ def is_native(tensors: Sequence[Tensor]) -> bool:
     return all(tensor.dtype == torch.float32 and tensor.is_cpu and tensor.dim() <= 2 + COLUMN_AXES for tensor in tensors)
 
 
-def pack(library: ctypes.PyDLL, tensors: Sequence[Tensor], base: Tensor, bits: int, packed: Tensor) -> None:
+def pack(library: ctypes.PyDLL, tensors: Sequence[Tensor], base: Tensor, packed: Tensor) -> None:
     """Writes `packed`, as many bytes as `models.packing.count_packed_bytes` says. Raises MemoryError."""
     layouts = ((tensor.data_ptr(), *_describe(tensor.shape, tensor.stride())) for tensor in tensors)
     blocks = struct.pack(f"{BLOCK_NUMBERS * len(tensors)}q", *chain.from_iterable(layouts))
-    _call(library.pack, blocks, len(tensors), base, bits, packed.data_ptr())
+    _call(library.pack, blocks, len(tensors), base, packed.data_ptr())
 
 
 def are_native(places: Sequence[Place]) -> bool:
@@ -47,16 +47,16 @@ def describe_places(places: Sequence[Place]) -> Array:
     return np.array([(place.begin, *_describe(place.shape, place.stride)) for place in places], dtype=np.int64)
 
 
-def unpack(library: ctypes.PyDLL, packed: Array, base: Tensor, bits: int, memory: Tensor, blocks: Array) -> bool:
+def unpack(library: ctypes.PyDLL, packed: Array, base: Tensor, memory: Tensor, blocks: Array) -> bool:
     """Writes the tensors that `describe_places` gave; whether all their numbers are finite. `packed` is of the size that these have.
     Raises MemoryError."""
     placed = blocks.copy()
     placed[:, 0] += memory.data_ptr()
-    return _call(library.unpack, placed.tobytes(), len(placed), base, bits, packed.ctypes.data) == 1
+    return _call(library.unpack, placed.tobytes(), len(placed), base, packed.ctypes.data) == 1
 
 
-def _call(function: ctypes._NamedFuncPointer, blocks: bytes, n_blocks: int, base: Tensor, bits: int, packed: int) -> int:
-    found: int = function(blocks, n_blocks, bits, base.data_ptr(), len(base), packed)
+def _call(function: ctypes._NamedFuncPointer, blocks: bytes, n_blocks: int, base: Tensor, packed: int) -> int:
+    found: int = function(blocks, n_blocks, base.data_ptr(), len(base), packed)
     if found < 0:
         raise MemoryError("no memory for a few rows of a state")
     return found

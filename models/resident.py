@@ -9,11 +9,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from models import packed_weights
 from models.slab import LINE_BYTES, round_up
 from models.support import State
 
@@ -38,6 +40,23 @@ class Place:
     def view(self, memory: Tensor) -> Tensor:
         """The tensor in `memory` (uint8)."""
         return memory[self.begin : self.end].view(self.dtype).as_strided(self.shape, self.stride)
+
+
+@dataclass(frozen=True)
+class PackedPlace(Place):
+    """Where a weight lies as `models.packed_weights` packs it: no tensor, but what the C multiplies with. base: what it differs from."""
+
+    base: Tensor
+
+    @property
+    def n_bytes(self) -> int:
+        return packed_weights.count_packed_bytes(self.base)
+
+    def view(self, memory: Tensor) -> Tensor:
+        """The tensor, made anew."""
+        weight = torch.empty_strided(self.shape, self.stride, dtype=self.dtype)
+        packed_weights.unpack(memory[self.begin : self.end].numpy(), self.base, weight)
+        return weight
 
 
 @dataclass(frozen=True)
@@ -75,14 +94,18 @@ class Resident:
 
     @cached_property
     def state(self) -> State:
-        """Its tensors, with a lane axis of one: views, made when somebody asks."""
+        """Its tensors, with a lane axis of one: views, or unpacked, made when somebody asks."""
         return {name: place.view(self.memory) for name, place in self.arrangement.places.items()}
 
 
-def arrange(tensors: Mapping[str, Tensor]) -> Arrangement:
-    """Tensors of such types and shapes one behind the other, each in its own order of memory and from the beginning of a line on."""
-    places, begin = {}, 0
+def arrange(tensors: Mapping[str, Tensor], packed: Mapping[str, Tensor] = MappingProxyType({})) -> Arrangement:
+    """Tensors of such types and shapes one behind the other, each in its own order of memory and from the beginning of a line on.
+
+    packed: the bases of those that stay packed.
+    """
+    places, begin = dict[str, Place](), 0
     for name, tensor in tensors.items():
-        places[name] = Place(begin, tuple(tensor.shape), torch.empty_like(tensor, device="meta").stride(), tensor.dtype)
+        where = (begin, tuple(tensor.shape), torch.empty_like(tensor, device="meta").stride(), tensor.dtype)
+        places[name] = PackedPlace(*where, packed[name]) if name in packed else Place(*where)
         begin = -(-places[name].end // LINE_BYTES) * LINE_BYTES
     return Arrangement(places, round_up(begin))

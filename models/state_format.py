@@ -1,18 +1,18 @@
 """One task's adapted state as bytes, in less than half of its float32 size: what a cache outside the device holds.
 
-A head, and behind it the numbers: what shape they have is known from the counts in the head, so nothing else is written. `models.packing`
-has the fixed point. What becomes of a state's tensors:
+A head, and behind it the numbers: what shape they have is known from the counts in the head, so nothing else is written. What becomes of a
+state's tensors:
 
-| tensor                                                       | stored                                                      |
-|--------------------------------------------------------------|-------------------------------------------------------------|
-| float32, a meta-parameter has its name and shape             | as the difference from that: the inner loop moves it little |
-| such a one of two or more axes and `MANY` numbers            | in 12 bits a number, all together as `coarse`               |
-| every other float32                                          | in 20 bits a number, all together as `fine`                 |
-| `class.mask`, `example.mask`                                 | not: a lane alone has no padding, so counts say it all      |
-| of another type                                              | as it is, in the order of their names                       |
+| tensor                                                       | stored                                                             |
+|--------------------------------------------------------------|--------------------------------------------------------------------|
+| float32, a meta-parameter has its name and shape             | as the difference from that: the inner loop moves it little        |
+| such a one of two or more axes and `MANY` numbers            | in 12 bits a number, each by itself (`models.packed_weights`)      |
+| every other float32                                          | in 20 bits a number, all together as `fine` (`models.packing`)     |
+| `class.mask`, `example.mask`                                 | not: a lane alone has no padding, so counts say it all             |
+| of another type                                              | as it is, in the order of their names                              |
 
-A row, which shares a scale, is one of the first axis after the lanes, so that a class is rounded alike at every place. The widths are
-measured: classifiers need 18 bits for logits within a thousandth, float16 is ten times too coarse for them; kernels between
+Numbers that share a scale are those of one place of the first axis after the lanes, so that a class is rounded alike at every place. The
+widths are measured: classifiers need 18 bits for logits within a thousandth, float16 is ten times too coarse for them; kernels between
 normalisations would do with 10 bits, those of a small regression need 12.
 """
 
@@ -32,14 +32,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models import packed_weights
 from models.errors import IncompatibleState
-from models.packing import Bits, Room, pack, unpack
+from models.packing import Room, pack, unpack
 from models.resident import Arrangement, Resident, arrange
 from models.slab import Slab
 from models.support import MASKS, Params, State, is_finite, padded_axes
 
-VERSION = 3
-"""1 was every tensor as it is, 2 had these numbers in safetensors. A state of another version is refused, and the service makes it anew."""
+VERSION = 4
+"""1 was every tensor as it is, 2 had these numbers in safetensors, 3 packed all numbers of 12 bits as one. A state of another version is
+refused, and the service makes it anew."""
 
 HEAD, CHECK = struct.Struct("<8sHHI"), struct.Struct("<I")
 """Digest of the meta-parameters, version, number of classes, number of examples; and a checksum of these, for sizes are read off them."""
@@ -55,32 +57,29 @@ Counts = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Group:
-    """Float32 tensors that are packed together. base: the meta-parameters that the first of them differ from, one vector on the CPU."""
-
-    names: tuple[str, ...]
-    bits: Bits
-    base: Tensor
-
-
-@dataclass(frozen=True)
 class StateFormat:
     """How states of one learner with one set of meta-parameters are written.
 
-    template: any such state. digest: of the meta-parameters. plain: the tensors that are stored as they are.
-    slab: the memory that states are brought back to.
+    template: any such state. digest: of the meta-parameters. coarse: what each tensor of 12 bits differs from, as `packed_weights` has it.
+    fine: those of 20 bits; the first of them differ from `base`, one vector. plain: those that are stored as they are.
+    keeps: of `coarse` those that stay packed when a state is brought back, to what answers by them so. slab: the memory for states.
     """
 
     template: State
     digest: bytes
-    groups: Mapping[str, Group]
+    coarse: Mapping[str, Tensor]
+    fine: tuple[str, ...]
+    base: Tensor
     plain: tuple[str, ...]
+    keeps: frozenset[str] = frozenset()
     slab: Slab = field(default_factory=Slab, compare=False)
 
     def encode(self, state: State) -> bytes:
         """One lane's state on the host as bytes, the same for the same state. They decode to numbers near by, not to the same."""
         counts = (state[mask].shape[1] if mask in state else 0 for mask in MASKS)
-        packed = [pack([state[name] for name in group.names], group.base, group.bits) for group in self.groups.values()]
+        packed = [packed_weights.pack(state[name], base) for name, base in self.coarse.items()]
+        if self.fine:
+            packed.append(pack([state[name] for name in self.fine], self.base))
         plain = [state[name].contiguous().view(torch.uint8) for name in self.plain]
         return make_head(self.digest, *counts) + b"".join(tensor.numpy().tobytes() for tensor in (*packed, *plain))
 
@@ -95,13 +94,12 @@ class StateFormat:
             of = f"of {classes} classes and {examples} examples"
             raise IncompatibleState(f"the state is {len(encoded)} bytes, expected {layout.n_bytes} {of}")
         resident = Resident(self.slab.take(layout.arrangement.n_bytes), layout.arrangement)
-        self._fill(resident, {name: np.frombuffer(encoded, np.uint8, *part) for name, part in layout.parts.items()}, layout.rooms)
+        self._fill(resident, {name: np.frombuffer(encoded, np.uint8, *part) for name, part in layout.parts.items()}, layout.fine)
         return resident
 
     def hold(self, state: State) -> Resident:
-        """One lane's state on the host, copied as it is to memory of its own: what `decode` gives, but not rounded."""
-        classes, examples = (state[mask].shape[1] if mask in state else 0 for mask in MASKS)
-        arrangement = self._layouts((classes, examples)).arrangement
+        """One lane's state on the host, copied as it is to memory of its own: what `decode` gives, but not rounded, and nothing packed."""
+        arrangement = arrange(state)
         resident = Resident(self.slab.take(arrangement.n_bytes), arrangement)
         for name, tensor in resident.state.items():
             tensor.copy_(state[name])
@@ -122,13 +120,18 @@ class StateFormat:
                 raise IncompatibleState(f"the state has {count} rows under `{mask}`, expected {'none' if count else 'one or more'}")
         return counts[0], counts[1]
 
-    def _fill(self, resident: Resident, stored: Mapping[str, Array], rooms: Mapping[str, Room]) -> None:
+    def _fill(self, resident: Resident, stored: Mapping[str, Array], fine: Room) -> None:
         """Raises IncompatibleState."""
         bytes_, places = resident.memory.numpy(), resident.arrangement.places
-        for name, group in self.groups.items():
-            _check_finite(name, unpack(stored[name], group.base, group.bits, resident.memory, rooms[name]))
-        for name in self.plain:
+        for name in (*self.keeps, *self.plain):
             bytes_[places[name].begin : places[name].end] = stored[name]
+        for name, base in self.coarse.items():
+            _check_finite(name, packed_weights.is_finite(stored[name], base))
+            if name not in self.keeps:
+                packed_weights.unpack(stored[name], base, places[name].view(resident.memory))
+        if self.fine:
+            _check_finite("fine", unpack(stored["fine"], self.base, resident.memory, fine))
+        for name in self.plain:
             if places[name].dtype.is_floating_point:
                 _check_finite(name, is_finite(resident.state[name]))
         for mask in MASKS:
@@ -136,26 +139,33 @@ class StateFormat:
                 bytes_[places[mask].begin : places[mask].end] = True
 
     @cached_property
+    def _order(self) -> Sequence[str]:
+        """How tensors lie in memory: the small ones first and together, so that they come into a cache together."""
+        return sorted(self.template, key=lambda name: (name in self.coarse, name))
+
+    @cached_property
     def _layouts(self) -> Callable[[Counts], _Layout]:
         return lru_cache(maxsize=256)(self._lay_out)
 
     def _lay_out(self, counts: Counts) -> _Layout:
         of_mask = dict(zip(MASKS, counts, strict=True))
-        arrangement = arrange({name: _resize(name, tensor, of_mask) for name, tensor in self.template.items()})
-        rooms = {name: Room(tuple(arrangement.places[member] for member in group.names)) for name, group in self.groups.items()}
-        packed = {name: room.packed_bytes[self.groups[name].bits] for name, room in rooms.items()}
-        sizes = packed | {name: arrangement.places[name].n_bytes for name in self.plain}
+        tensors = {name: _resize(name, self.template[name], of_mask) for name in self._order}
+        arrangement = arrange(tensors, {name: self.coarse[name] for name in self.keeps})
+        fine = Room(tuple(arrangement.places[name] for name in self.fine))
+        sizes = {name: packed_weights.count_packed_bytes(base) for name, base in self.coarse.items()}
+        sizes |= {"fine": fine.packed_bytes} if self.fine else {}
+        sizes |= {name: arrangement.places[name].n_bytes for name in self.plain}
         ends = list(accumulate(sizes.values(), initial=HEAD_BYTES))
-        return _Layout(arrangement, rooms, dict(zip(sizes, zip(sizes.values(), ends, strict=False), strict=True)), ends[-1])
+        return _Layout(arrangement, fine, dict(zip(sizes, zip(sizes.values(), ends, strict=False), strict=True)), ends[-1])
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where states of so many classes and examples lie. parts: of the `n_bytes` that are written, how many are each group's or plain
-    tensor's, and where these begin."""
+    """Where states of so many classes and examples lie. parts: of the `n_bytes` that are written, how many are each tensor's, or all `fine`
+    ones', and where these begin."""
 
     arrangement: Arrangement
-    rooms: Mapping[str, Room]
+    fine: Room
     parts: Mapping[str, tuple[int, int]]
     n_bytes: int
 
@@ -179,18 +189,16 @@ def describe_states(template: State, params: Params) -> StateFormat:
     floats = sorted(name for name, tensor in template.items() if tensor.dtype == torch.float32)
     moved = [name for name in floats if _is_moved(host.get(name), template[name])]
     coarse = [name for name in moved if host[name].dim() > 1 and host[name].numel() >= MANY]
-    fine = [name for name in moved if name not in coarse] + [name for name in floats if name not in moved]
-    groups = {"coarse": _group(coarse, 12, host, moved), "fine": _group(fine, 20, host, moved)}
+    fine = [name for name in moved if name not in coarse]
+    base = torch.cat([torch.empty(0), *(host[name].flatten() for name in fine)])
     plain = template.keys() - set(floats) - set(MASKS)
-    return StateFormat(template, _digest(host), {name: group for name, group in groups.items() if group.names}, tuple(sorted(plain)))
+    bases = {name: packed_weights.make_base(host[name]) for name in coarse}
+    fine += [name for name in floats if name not in moved]
+    return StateFormat(template, _digest(host), bases, tuple(fine), base, tuple(sorted(plain)))
 
 
 def _is_moved(param: Tensor | None, model: Tensor) -> bool:
     return param is not None and model.dtype == param.dtype and model.shape[1:] == param.shape
-
-
-def _group(names: Sequence[str], bits: Bits, params: Params, moved: Sequence[str]) -> Group:
-    return Group(tuple(names), bits, torch.cat([torch.empty(0), *(params[name].flatten() for name in names if name in moved)]))
 
 
 def _digest(params: Params) -> bytes:

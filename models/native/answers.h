@@ -11,6 +11,7 @@
 #include "backward.h"
 
 #define N_CUES 4
+#define BEGINNING (24 << 10)
 
 /* How every lane's features are read. nearest: by the squared distance to each row of the head, else by the product with it.
  * on_sphere: when they were brought to length one; chooses: by what share of the probability each row has. */
@@ -25,7 +26,8 @@ typedef struct {
 } Asked;
 
 /* rows: for each lane the addresses of its network's parameters, of the centre of its features (d), if these have one, and of the rows (n, d)
- * and offsets (n) of its head; and n. */
+ * and offsets (n) of its head; n; its state's memory and how many bytes it has; and for each block what its kernel differs from, where that is
+ * packed, else NULL. */
 typedef struct {
     Layout part;
     const Reading *reading;
@@ -35,7 +37,9 @@ typedef struct {
     int parts_per_lane, lanes, threads;
 } Questions;
 
-static const REAL *const *row_of(const Questions *q, int lane) { return q->rows + (ptrdiff_t)lane * (3 * q->part.n_blocks + 4); }
+static const REAL *const *row_of(const Questions *q, int lane) { return q->rows + (ptrdiff_t)lane * (4 * q->part.n_blocks + 6); }
+static const REAL *const *head_of(const Questions *q, const REAL *const *row) { return row + 3 * q->part.n_blocks; }
+static const REAL *const *bases_of(const Questions *q, const REAL *const *row) { return head_of(q, row) + 6; }
 
 /* The product of two rows, or the squared distance between them. */
 INLINE REAL compare(const REAL *a, const REAL *b, ptrdiff_t depth, const int nearest) {
@@ -96,15 +100,22 @@ static void choose(const Reading *how, REAL *logits, int n) {
     for (int i = 0; i < n; i++) logits[i] = (REAL)(exp((logits[i] - largest) / softness) / mass);
 }
 
-/* The tensors of the lane that this thread will probably see next: of thousands of tasks they come from memory, not from a cache. */
-static Ahead look_ahead(const Questions *q, int lane, int now, const char **pieces, ptrdiff_t *sizes) {
-    if (lane >= q->lanes || lane == now) return (Ahead){0};
-    const REAL *const *row = row_of(q, lane);
-    for (int b = 0; b < q->part.n_blocks; b++) {
-        pieces[b] = (const char *)KERNEL(row, b);
-        sizes[b] = kernel_size(&q->part.blocks[b]) * (ptrdiff_t)sizeof(REAL);
-    }
-    return (Ahead){pieces, sizes, q->part.n_blocks, 0, 0};
+/* A lane's state: of thousands of tasks it comes from memory, not from a cache. */
+static Ahead state_of(const Questions *q, int lane) {
+    const REAL *const *memory = head_of(q, row_of(q, lane)) + 4;
+    return (Ahead){(const char *)memory[0], (intptr_t)memory[1]};
+}
+
+/* That of the lane that this thread will probably see next. */
+static Ahead look_ahead(const Questions *q, int item) {
+    const int lane = item / q->parts_per_lane, next = (item + q->threads) / q->parts_per_lane;
+    return next < q->lanes && next != lane ? state_of(q, next) : (Ahead){0};
+}
+
+/* Where nobody looked ahead: the beginning, with all small tensors; the rest of a kernel is fetched while it is unpacked. */
+static void fetch_beginning(const Questions *q, int item) {
+    const Ahead state = item < q->threads ? state_of(q, item / q->parts_per_lane) : (Ahead){0};
+    for (ptrdiff_t at = 0; at < state.bytes && at < BEGINNING; at += LINE) __builtin_prefetch(state.from + at, 0, 2);
 }
 
 /* The answer to one query by the head of its lane: its features become values, and perhaps what is unknown. */
@@ -123,14 +134,13 @@ static void answer_item(const void *job, int item, void *scratch) {
     const Asked *asked = &q->asked[lane];
     const int count = asked->count - first < q->part.n ? (int)asked->count - first : q->part.n;
     if (count <= 0) return;
-    const REAL *const *row = row_of(q, lane), *const *head = row + 3 * q->part.n_blocks;
+    const REAL *const *row = row_of(q, lane), *const *head = head_of(q, row);
     const ptrdiff_t depth = out_size(last_block(&q->part)), n = (intptr_t)head[3];
     REAL *trace = scratch, *features = trace + q->part.size;
-    const char *pieces[MAX_BLOCKS];
-    ptrdiff_t sizes[MAX_BLOCKS];
-    Ahead ahead = look_ahead(q, (item + q->threads) / q->parts_per_lane, lane, pieces, sizes);
+    Ahead ahead = look_ahead(q, item);
+    fetch_beginning(q, item);
     place_images(&q->part, asked->queries + first * image_size(&q->part.blocks[0]), trace, 0, count);
-    run_blocks(&q->part, row, trace, 0, count, (ptrdiff_t *)(features + q->part.n * depth), &ahead);
+    run_blocks(&q->part, row, bases_of(q, row), trace, 0, count, (ptrdiff_t *)(features + q->part.n * depth), &ahead);
     read_features(&q->part, trace + q->part.out, features, 0, count);
     for (int e = 0; e < count; e++)
         answer_query(q->reading, head, features + e * depth, depth, q->values + asked->first_value + (first + e) * n,

@@ -111,7 +111,7 @@ static void look(const Desk *desk, int is_first, int first, int next, REAL *feat
     const Descent *d = desk->descent;
     const Layout *l = &desk->layout;
     if (is_first) place_images(l, d->images + (ptrdiff_t)desk->lane * d->n * image_size(&d->blocks[0]), desk->trace, first, next);
-    run_blocks(l, desk->now, desk->trace, first, next, desk->scratch.begins, NULL);
+    run_blocks(l, desk->now, NULL, desk->trace, first, next, desk->scratch.begins, NULL);
     read_features(l, desk->trace + l->out, features, first, next);
 }
 
@@ -120,7 +120,7 @@ static void glance(const Desk *desk, int first, int next, REAL *features) {
     const Descent *d = desk->descent;
     const Layout part = lay_out(d->blocks, d->n_blocks, next - first);
     place_images(&part, d->images + ((ptrdiff_t)desk->lane * d->n + first) * image_size(&d->blocks[0]), desk->glanced, 0, part.n);
-    run_blocks(&part, desk->now, desk->glanced, 0, part.n, desk->scratch.begins, NULL);
+    run_blocks(&part, desk->now, NULL, desk->glanced, 0, part.n, desk->scratch.begins, NULL);
     read_features(&part, desk->glanced + part.out, features + first * desk->task.width, 0, part.n);
 }
 

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "network.h"
+#include "packed.h"
 #include "strips.h"
 
 #define EPSILON ((REAL)1e-5)
@@ -99,19 +100,28 @@ static int choose_portion(const Block *b) {
     return fit < 1 ? 1 : (int)fit;
 }
 
-/* Blocks of examples [first, next) of a lane. places: room for two numbers a place of the largest block; ahead: what to fetch meanwhile. */
-static void run_blocks(const Layout *l, const REAL *const *params, REAL *trace, int first, int next, ptrdiff_t *places, Ahead *ahead) {
+/* The sums of `count` windows over padded `input`, by a kernel that is packed where there is a `base`. */
+static void convolve(const Block *b, const REAL *input, const REAL *kernel, const REAL *base, const ptrdiff_t *begins, REAL *to,
+                     const ptrdiff_t *ends, int count, Ahead *ahead) {
+    Tap taps[3];
+    const int n_taps = window_taps(b, input, base ? base : kernel, taps);
+    if (base) multiply_packed(taps, n_taps, 3 * b->c_in, b->c_out, kernel, base, begins, to, ends, count, ahead);
+    else multiply(taps, n_taps, 3 * b->c_in, b->c_out, begins, to, ends, count, ahead);
+}
+
+/* Blocks of examples [first, next) of a lane. bases: of each block whose kernel is packed what it differs from, or NULL for none; places: room
+ * for two numbers a place of the largest block; ahead: what to fetch meanwhile. */
+static void run_blocks(const Layout *l, const REAL *const *params, const REAL *const *bases, REAL *trace, int first, int next, ptrdiff_t *places,
+                       Ahead *ahead) {
     for (int b = 0; b < l->n_blocks; b++) {
         const Block *block = &l->blocks[b];
         const int many = next - first < choose_portion(block) ? next - first : choose_portion(block);
         ptrdiff_t *ends = places + (ptrdiff_t)many * block->height * block->width;
-        Tap taps[3];
         window_places(block, many, places, ends);
         for (int e = first; e < next; e += many) {
             const int now = next - e < many ? next - e : many;
-            const int n_taps = window_taps(block, trace + l->input[b] + e * input_size(block), KERNEL(params, b), taps);
-            multiply(taps, n_taps, 3 * block->c_in, block->c_out, places, trace + l->sums[b] + e * sums_size(block), ends,
-                     now * block->height * block->width, ahead);
+            convolve(block, trace + l->input[b] + e * input_size(block), KERNEL(params, b), bases ? bases[b] : NULL, places,
+                     trace + l->sums[b] + e * sums_size(block), ends, now * block->height * block->width, ahead);
             normalise_and_activate(l, params, trace, b, e, e + now);
         }
     }

@@ -19,7 +19,10 @@ _CONV4 = {
     "descend": [_POINTER, _INT, _POINTER],
     "push": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
 }
-_PACKING = {name: [_POINTER, _INT, _INT, _POINTER, _LONG, _POINTER] for name in ("pack", "unpack")}
+_PACKING = {
+    **{name: [_POINTER, _INT, _POINTER, _LONG, _POINTER] for name in ("pack", "unpack")},
+    **{name: [_POINTER, _POINTER, _LONG, _LONG, _POINTER] for name in ("pack_weight", "unpack_weight")},
+}
 MOST_CHANNELS = 512
 """`MAX_CHANNELS` of network.h: what the C has room for."""
 _RANK = {"DEFAULT": 0, "AVX2": 1, "AVX512": 2}

@@ -1,8 +1,7 @@
-/* Rows of numbers in fixed point, read and written where they lie: what `models/packing.py` does with torch, to the last bit.
+/* Numbers in fixed point, read and written where they lie: what `models/packing.py` and `models/packed_weights.py` do with torch, to the last bit.
  *
- * A group is blocks of rows, packed as one: `scales`, then `upper` (int8 or int16), then `pairs` of lower four bits, those of the first half
- * of all numbers beside those of the second. Kernels are multiplied with laid out (3, 3, c_in, c_out), so the numbers of a row of c_out lie
- * across all of their memory: TILE rows are moved at once, four by four in registers, and what a cache line brings is used whole.
+ * A group is blocks of rows in 20 bits, packed as one: `scales`, then `upper` (int16), then `pairs` of lower four bits, those of the first half
+ * of all numbers beside those of the second. A weight is lines in 12 bits, see packed.h.
  *
  * Compiled with -ffp-contract=off: a product that is not rounded before its sum would be another number than torch's.
  */
@@ -12,8 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "packed.h"
+
 #define EXPORT __attribute__((visibility("default")))
-#define INLINE static inline __attribute__((always_inline))
 #define TILE 32
 #define INFINITE 0x7f800000 /* the bits of infinity: those of numbers are below, those of NaN above, the sign left out */
 #define WITHOUT_SIGN 0x7fffffff
@@ -36,11 +36,11 @@ typedef struct {
 
 static int64_t columns(const Block *b) { return b->size[0] * b->size[1] * b->size[2]; }
 
-static Parts find_parts(const Block *blocks, int n_blocks, int bits, uint8_t *packed) {
+static Parts find_parts(const Block *blocks, int n_blocks, uint8_t *packed) {
     int64_t n_rows = 0, n_numbers = 0;
     for (int i = 0; i < n_blocks; i++) n_rows += blocks[i].n_rows, n_numbers += blocks[i].n_rows * columns(&blocks[i]);
     uint8_t *upper = packed + 4 * n_rows;
-    return (Parts){n_numbers, (n_numbers + 1) / 2, packed, upper, upper + n_numbers * (bits == 12 ? 1 : 2)};
+    return (Parts){n_numbers, (n_numbers + 1) / 2, packed, upper, upper + 2 * n_numbers};
 }
 
 /* Memory for TILE rows of any block, and a row of integers behind them. */
@@ -50,39 +50,17 @@ static float *make_tile(const Block *blocks, int n_blocks) {
     return malloc((TILE + 1) * most * sizeof(float));
 }
 
-/* Four rows of four columns, between memory, where the rows of a column are neighbours, and the tile. */
-INLINE void turn_rows(const float *const *from, float *const *to) {
-    const four a = *(const four *)from[0], b = *(const four *)from[1], c = *(const four *)from[2], d = *(const four *)from[3];
-    for (int i = 0; i < 4; i++) *(four *)to[i] = (four){a[i], b[i], c[i], d[i]};
-}
-
-/* TILE rows of four columns, which begin `at` in memory. */
-INLINE void turn_columns(float *const *at, float *tile, int64_t length, const int outward) {
-    for (int r = 0; r < TILE; r += 4) {
-        float *const columns[4] = {at[0] + r, at[1] + r, at[2] + r, at[3] + r};
-        float *const rows[4] = {tile + r * length, tile + (r + 1) * length, tile + (r + 2) * length, tile + (r + 3) * length};
-        if (outward) turn_rows((const float *const *)rows, columns);
-        else turn_rows((const float *const *)columns, rows);
-    }
-}
-
 /* `count` rows of a block from `first` on, between memory and the tile, where each is whole. */
 INLINE void move_rows(const Block *b, int64_t first, int count, float *tile, const int outward) {
     const int64_t length = columns(b);
-    const int turns = b->row == 1 && count == TILE;
-    float *at[4];
     int64_t column = 0;
     for (int64_t i = 0; i < b->size[0]; i++)
         for (int64_t j = 0; j < b->size[1]; j++)
             for (int64_t k = 0; k < b->size[2]; k++, column++) {
                 float *from = b->numbers + first * b->row + i * b->stride[0] + j * b->stride[1] + k * b->stride[2];
-                at[column % 4] = from;
-                if (turns && column < length / 4 * 4) {
-                    if (column % 4 == 3) turn_columns(at, tile + column - 3, length, outward);
-                } else
-                    for (int r = 0; r < count; r++)
-                        if (outward) from[r * b->row] = tile[r * length + column];
-                        else tile[r * length + column] = from[r * b->row];
+                for (int r = 0; r < count; r++)
+                    if (outward) from[r * b->row] = tile[r * length + column];
+                    else tile[r * length + column] = from[r * b->row];
             }
 }
 
@@ -118,45 +96,41 @@ static int32_t find_largest(const float *row, int64_t length) {
     return largest;
 }
 
-/* What a row is counted in, so that its largest number is the largest integer; NaN, always the same one, where any number is. */
-static float find_step(const int bits, const float *row, int64_t length) {
-    const int32_t largest = find_largest(row, length);
+/* What numbers are counted in, so that the largest is the largest integer of so many bits; NaN, always the same one, where any number is. */
+static float find_step(const int bits, int32_t largest) {
     float found;
     memcpy(&found, &largest, sizeof found);
     found = largest > INFINITE ? NAN : found / (float)((1 << (bits - 1)) - 1);
     return found < FLT_MIN ? FLT_MIN : found;
 }
 
-INLINE void pack_row(const int bits, const float *row, int64_t begin, int64_t length, int32_t *whole, uint8_t *scale, const Parts *to) {
-    const float step = find_step(bits, row, length);
-    for (int64_t i = 0; i < length; i++) {
-        const float steps = row[i] / step;
-        whole[i] = steps == steps ? (int32_t)rintf(steps) : 0;
-    }
+static int32_t count_steps(float number, float step) {
+    const float steps = number / step;
+    return steps == steps ? (int32_t)rintf(steps) : 0;
+}
+
+static void pack_row(const float *row, int64_t begin, int64_t length, int32_t *whole, uint8_t *scale, const Parts *to) {
+    const float step = find_step(20, find_largest(row, length));
     memcpy(scale, &step, sizeof step);
-    for (int64_t i = 0; i < length; i++)
-        if (bits == 12) ((int8_t *)to->upper)[begin + i] = (int8_t)(whole[i] >> 4);
-        else ((unaligned_int16 *)to->upper)[begin + i] = (int16_t)(whole[i] >> 4);
+    for (int64_t i = 0; i < length; i++) whole[i] = count_steps(row[i], step);
+    for (int64_t i = 0; i < length; i++) ((unaligned_int16 *)to->upper)[begin + i] = (int16_t)(whole[i] >> 4);
     const int64_t until = count_moved(begin, length, to->half);
     for (int64_t i = 0; i < until; i++) to->pairs[begin + i] = whole[i] & 15;
     for (int64_t i = until; i < length; i++) to->pairs[begin + i - to->half] |= (uint8_t)(whole[i] << 4);
 }
 
-INLINE void unpack_row(const int bits, const Parts *from, int64_t begin, int64_t length, int32_t *whole, const uint8_t *scale, float *row) {
+static void unpack_row(const Parts *from, int64_t begin, int64_t length, int32_t *whole, const uint8_t *scale, float *row) {
     const int64_t until = count_moved(begin, length, from->half);
     for (int64_t i = 0; i < until; i++) whole[i] = from->pairs[begin + i] & 15;
     for (int64_t i = until; i < length; i++) whole[i] = from->pairs[begin + i - from->half] >> 4;
     float step;
     memcpy(&step, scale, sizeof step);
-    for (int64_t i = 0; i < length; i++) {
-        const int32_t upper = bits == 12 ? ((const int8_t *)from->upper)[begin + i] : ((const unaligned_int16 *)from->upper)[begin + i];
-        row[i] = (float)(upper * 16 + whole[i]) * step;
-    }
+    for (int64_t i = 0; i < length; i++) row[i] = (float)(((const unaligned_int16 *)from->upper)[begin + i] * 16 + whole[i]) * step;
 }
 
 /* `packed` from the blocks, of which the first `n_base` numbers are told as their difference from `base`. 0, or -1 without memory. */
-EXPORT int pack(const Block *blocks, int n_blocks, int bits, const float *base, int64_t n_base, uint8_t *packed) {
-    const Parts to = find_parts(blocks, n_blocks, bits, packed);
+EXPORT int pack(const Block *blocks, int n_blocks, const float *base, int64_t n_base, uint8_t *packed) {
+    const Parts to = find_parts(blocks, n_blocks, packed);
     uint8_t *scale = to.scales;
     float *tile = make_tile(blocks, n_blocks);
     int64_t begin = 0;
@@ -168,8 +142,7 @@ EXPORT int pack(const Block *blocks, int n_blocks, int bits, const float *base, 
             for (int r = 0; r < count; r++, begin += length, scale += 4) {
                 float *row = tile + r * length;
                 for (int64_t i = 0, moved = count_moved(begin, length, n_base); i < moved; i++) row[i] -= base[begin + i];
-                if (bits == 12) pack_row(12, row, begin, length, (int32_t *)(tile + TILE * length), scale, &to);
-                else pack_row(20, row, begin, length, (int32_t *)(tile + TILE * length), scale, &to);
+                pack_row(row, begin, length, (int32_t *)(tile + TILE * length), scale, &to);
             }
         }
     free(tile);
@@ -177,8 +150,8 @@ EXPORT int pack(const Block *blocks, int n_blocks, int bits, const float *base, 
 }
 
 /* The blocks from `packed`. 1 where every number is finite, 0 where one is not, -1 without memory. */
-EXPORT int unpack(const Block *blocks, int n_blocks, int bits, const float *base, int64_t n_base, uint8_t *packed) {
-    const Parts from = find_parts(blocks, n_blocks, bits, packed);
+EXPORT int unpack(const Block *blocks, int n_blocks, const float *base, int64_t n_base, uint8_t *packed) {
+    const Parts from = find_parts(blocks, n_blocks, packed);
     const uint8_t *scale = from.scales;
     float *tile = make_tile(blocks, n_blocks);
     int64_t begin = 0;
@@ -189,8 +162,7 @@ EXPORT int unpack(const Block *blocks, int n_blocks, int bits, const float *base
             const int count = b->n_rows - first < TILE ? (int)(b->n_rows - first) : TILE;
             for (int r = 0; r < count; r++, begin += length, scale += 4) {
                 float *row = tile + r * length;
-                if (bits == 12) unpack_row(12, &from, begin, length, (int32_t *)(tile + TILE * length), scale, row);
-                else unpack_row(20, &from, begin, length, (int32_t *)(tile + TILE * length), scale, row);
+                unpack_row(&from, begin, length, (int32_t *)(tile + TILE * length), scale, row);
                 for (int64_t i = 0, moved = count_moved(begin, length, n_base); i < moved; i++) row[i] += base[begin + i];
             }
             finite &= find_largest(tile, count * length) < INFINITE;
@@ -198,4 +170,53 @@ EXPORT int unpack(const Block *blocks, int n_blocks, int bits, const float *base
         }
     free(tile);
     return finite;
+}
+
+/* A scale of twelve bits, no smaller: see packed.h. */
+static float shorten(float scale) {
+    uint32_t bits;
+    memcpy(&bits, &scale, sizeof bits);
+    bits = (bits + 0xfff) & ~0xfffu;
+    memcpy(&scale, &bits, sizeof bits);
+    return scale;
+}
+
+/* The scale of each channel of `lines`, from the largest difference. */
+static void find_scales(const float *lines, const float *base, int64_t n_lines, int64_t channels, int32_t *largest, float *scales) {
+    memset(largest, 0, channels * sizeof *largest);
+    for (int64_t line = 0; line < n_lines; line++, lines += channels, base += channels)
+        for (int64_t c = 0; c < channels; c++) {
+            const float moved = lines[c] - base[c];
+            int32_t bits;
+            memcpy(&bits, &moved, sizeof bits);
+            bits &= WITHOUT_SIGN;
+            largest[c] = bits > largest[c] ? bits : largest[c];
+        }
+    for (int64_t c = 0; c < channels; c++) scales[c] = shorten(find_step(12, largest[c]));
+}
+
+/* `packed` from `lines` (n_lines, channels), which differ from `base`. 0, or -1 without memory. */
+EXPORT int pack_weight(const float *lines, const float *base, int64_t n_lines, int64_t channels, uint8_t *packed) {
+    int32_t *whole = malloc(channels * (sizeof(int32_t) + sizeof(float)));
+    float *scales = (float *)(whole + channels);
+    if (!whole) return -1;
+    find_scales(lines, base, n_lines, channels, whole, scales);
+    memcpy(packed, scales, channels * sizeof *scales);
+    packed += channels * sizeof *scales;
+    const int64_t half = (channels + 1) / 2;
+    for (int64_t line = 0; line < n_lines; line++, lines += channels, base += channels, packed += channels + half) {
+        uint8_t *pairs = packed + channels;
+        for (int64_t c = 0; c < channels; c++) whole[c] = count_steps(lines[c] - base[c], scales[c]);
+        for (int64_t c = 0; c < channels; c++) packed[c] = (uint8_t)(whole[c] >> 4);
+        for (int64_t c = 0; c < half; c++) pairs[c] = whole[c] & 15;
+        for (int64_t c = half; c < channels; c++) pairs[c - half] |= (uint8_t)(whole[c] << 4);
+    }
+    free(whole);
+    return 0;
+}
+
+/* `lines` (n_lines, channels) from `packed`. */
+EXPORT int unpack_weight(const uint8_t *packed, const float *base, int64_t n_lines, int64_t channels, float *lines) {
+    unpack_lines(packed, (int)channels, 0, (int)n_lines, base, lines);
+    return 0;
 }

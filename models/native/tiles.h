@@ -56,22 +56,19 @@ typedef struct {
     const REAL *from, *kernel;
 } Tap;
 
-/* Memory that will be read soon, piece after piece: fetched while products are made, a line of it for each step of a sum. */
+/* Memory that will be read soon: fetched while products are made, a line of it for each step of a sum. */
 typedef struct {
-    const char *const *pieces;
-    const ptrdiff_t *sizes;
-    int count, piece;
-    ptrdiff_t at;
+    const char *from;
+    ptrdiff_t bytes;
 } Ahead;
 
 #define LINE 64
 
 /* The next `lines` lines of it; NULL where nothing is left. */
 static const char *take_ahead(Ahead *ahead, ptrdiff_t lines) {
-    if (!ahead || ahead->piece == ahead->count) return NULL;
-    const char *from = ahead->pieces[ahead->piece] + ahead->at;
-    ahead->at += lines * LINE;
-    if (ahead->at >= ahead->sizes[ahead->piece]) ahead->piece++, ahead->at = 0;
+    if (!ahead || ahead->bytes <= 0) return NULL;
+    const char *from = ahead->from;
+    ahead->from += lines * LINE, ahead->bytes -= lines * LINE;
     return from;
 }
 
@@ -81,6 +78,10 @@ INLINE void clear_sums(const int rows, const int width, Sums sums) {
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < width; v++) sums[r][v] = (vector){0};
 }
 
+INLINE void load_sums(const int rows, const int width, Sums sums, const REAL *from, const ptrdiff_t *places) {
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < width; v++) sums[r][v] = *(const vector *)(from + places[r] + v * LENGTH);
+}
+
 /* sums[r][:] += at[r][step] * right[:width * LENGTH] */
 INLINE void add_products(const int rows, const int width, Sums sums, const REAL *const at[ROWS], ptrdiff_t step, const REAL *right) {
     vector factor[WIDTH];
@@ -88,11 +89,13 @@ INLINE void add_products(const int rows, const int width, Sums sums, const REAL 
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < width; v++) sums[r][v] += at[r][step] * factor[v];
 }
 
-/* results[r][:width * LENGTH] = sum over taps of (1 x depth) @ (depth x width * LENGTH); a kernel's rows are `pitch` apart. */
+/* results[r][:width * LENGTH] = sum over taps of (1 x depth) @ (depth x width * LENGTH); a kernel's rows are `pitch` apart. further: added to
+ * what is there, one product after the other, as if they had been summed at once. */
 INLINE void multiply_tile(const int rows, const int width, const Tap *taps, int n_taps, int depth, ptrdiff_t pitch, ptrdiff_t column,
-                          const ptrdiff_t *begins, REAL *to, const ptrdiff_t *ends, const char *ahead) {
+                          const ptrdiff_t *begins, REAL *to, const ptrdiff_t *ends, const char *ahead, int further) {
     Sums sums;
-    clear_sums(rows, width, sums);
+    if (further) load_sums(rows, width, sums, to + column, ends);
+    else clear_sums(rows, width, sums);
     for (int t = 0; t < n_taps; t++) {
         const REAL *row[ROWS], *kernel = taps[t].kernel + column;
         UNROLL for (int r = 0; r < rows; r++) row[r] = taps[t].from + begins[r];
@@ -164,9 +167,9 @@ INLINE void correlate_tile(const int rows, const int width, const Places *places
 /* The widest tile for what is left of a row of `left` vectors. */
 INLINE int choose_width(int left) { return left >= WIDTH ? WIDTH : left >= 2 ? 2 : 1; }
 
-/* Every row of `count`, `channels` results each: where it begins behind the taps' `from`, and ends up in `to`. */
-static void multiply(const Tap *taps, int n_taps, int depth, int channels, const ptrdiff_t *begins, REAL *to, const ptrdiff_t *ends, int count,
-                     Ahead *ahead) {
+/* Every row of `count`, `channels` results each: where it begins behind the taps' `from`, and ends up in `to`, `further` what is there already. */
+static void multiply_further(const Tap *taps, int n_taps, int depth, int channels, const ptrdiff_t *begins, REAL *to, const ptrdiff_t *ends,
+                             int count, Ahead *ahead, int further) {
     const int tiles = (count + ROWS - 1) / ROWS; /* of nearly equal height: a last one of a single row would wait for memory */
     for (int left = channels / LENGTH, wide; left > 0; left -= wide) {
         wide = choose_width(left);
@@ -174,10 +177,16 @@ static void multiply(const Tap *taps, int n_taps, int depth, int channels, const
         for (int tile = 0, first = 0; tile < tiles; tile++) {
             const int next = (int)((long)count * (tile + 1) / tiles);
             const char *lines = take_ahead(ahead, (ptrdiff_t)n_taps * (depth - depth % STEPS));
-            BY_ROWS(next - first, wide, multiply_tile, taps, n_taps, depth, channels, column, begins + first, to, ends + first, lines)
+            BY_ROWS(next - first, wide, multiply_tile, taps, n_taps, depth, channels, column, begins + first, to, ends + first, lines,
+                    further)
             first = next;
         }
     }
+}
+
+static void multiply(const Tap *taps, int n_taps, int depth, int channels, const ptrdiff_t *begins, REAL *to, const ptrdiff_t *ends, int count,
+                     Ahead *ahead) {
+    multiply_further(taps, n_taps, depth, channels, begins, to, ends, count, ahead, 0);
 }
 
 /* `u` (depth, channels) from the sum over places of left[place][:depth] (outer) right[place][:channels]. */

@@ -52,7 +52,13 @@ class World:
             if is_regression
             else make_support(inputs, torch.arange(2 * n_way) % n_way, n_way)
         )
-        resident = self.format.hold(self.learner.adapt(self.params, support, 2).state)
+        return self.make_ready(self.format.hold(self.learner.adapt(self.params, support, 2).state))
+
+    def bring_back(self, resident: Resident) -> Resident:
+        """The same state from its bytes, with kernels that stay packed."""
+        return self.make_ready(self.format.decode(self.format.encode(resident.state)))
+
+    def make_ready(self, resident: Resident) -> Resident:
         return replace(resident, row=self.native.make_row(resident.memory, resident.arrangement))
 
     def answer_by_torch(self, resident: Resident, queries: Array, confidence: Confidence) -> AnsweredLane:
@@ -69,8 +75,9 @@ def find_native(spec: dict[str, Any], confidence: Confidence = FIGURES, dtype: t
     shown = torch.zeros(2, *learner.input_shape, dtype=dtype)
     support = make_support(shown, shown.flatten(1)[:, :3]) if learner.kind == "regression" else make_support(shown, torch.arange(2), 2)
     template = lay_out_body(learner, learner.adapt(params, support).state)
-    native = make_native_answers(learner, params, template, confidence)
-    return None if native is None else World(learner, params, describe_states(template, params), native)
+    states = describe_states(template, params)
+    native = make_native_answers(learner, params, template, confidence, states.coarse)
+    return None if native is None else World(learner, params, replace(states, keeps=frozenset(native.bases)), native)
 
 
 def make_world(spec: dict[str, Any], confidence: Confidence = FIGURES, dtype: torch.dtype = torch.float64) -> World:
@@ -132,6 +139,29 @@ def test_an_answer_is_the_same_to_the_last_bit_in_every_batch_and_near_to_torch(
         np.testing.assert_array_equal(found.values, np.concatenate([each.values for each in alone]))
         np.testing.assert_array_equal(found.unknown, np.concatenate([each.unknown for each in alone if each.unknown is not None]))
         assert_close(found, SMALL.answer_by_torch(resident, mine, FIGURES), 1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from([16, 32, 48, 64, 80]), st.lists(st.integers(1, 20), min_size=1, max_size=4), st.booleans(), st.sampled_from([1, 2, 3])
+)
+def test_packed_kernels_answer_as_their_numbers_do_to_the_last_bit(filters: int, counts: list[int], pools: bool, threads: int) -> None:
+    """Alone and in a batch with states that are not packed."""
+    backbone = {"kind": "conv4", "filters": filters, "groups": 4, "downsample": "pool" if pools else "stride"}
+    world = make_world({**SPECS["maml"], "backbone": backbone}, dtype=torch.float32)
+    residents = [world.bring_back(world.adapt(seed, 3, torch.float32)) for seed, _ in enumerate(counts)]
+    plain = [world.make_ready(world.format.hold(resident.state)) for resident in residents]
+    assert all(resident.n_bytes < 0.7 * held.n_bytes for resident, held in zip(residents, plain, strict=True))
+    queries = draw_queries(counts, (1, 16, 16), np.float32)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        both = world.native.answer([*residents, *plain], [*queries, *queries])
+    finally:
+        torch.set_num_threads(before)
+    for found, wanted in zip(both[: len(counts)], both[len(counts) :], strict=True):
+        np.testing.assert_array_equal(found.values, wanted.values)
+    assert_close(both[0], world.answer_by_torch(residents[0], queries[0], FIGURES), 1e-5)
 
 
 def test_queries_that_are_no_numbers_are_marked_and_the_others_are_not() -> None:

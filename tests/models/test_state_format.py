@@ -162,7 +162,7 @@ FEWER, MORE = ENCODED[:-1], ENCODED + b"0"
         (replace_head(ENCODED, FORMAT, 4, 0), rf"the state is {len(ENCODED)} bytes, expected \d+ of 4 classes"),
         (replace_head(ENCODED, FORMAT, 0, 0), r"0 rows under `class.mask`, expected one or more"),
         (replace_head(ENCODED, FORMAT, 3, 1), r"1 rows under `example.mask`, expected none"),
-        (ENCODED[:HEAD_BYTES] + b"\xff" * (len(ENCODED) - HEAD_BYTES), "coarse holds numbers that are not finite"),
+        (ENCODED[:HEAD_BYTES] + b"\xff" * (len(ENCODED) - HEAD_BYTES), r"body\.conv2\.weight holds numbers that are not finite"),
         (FORMAT.encode({**STATE, "class.bias": STATE["class.bias"] * torch.nan}), "fine holds numbers that are not finite"),
     ],
 )

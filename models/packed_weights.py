@@ -1,0 +1,104 @@
+"""A weight tensor of one lane (1, channels, ...) in fixed point: one float32 scale for a channel, and 12 bits for each of its numbers.
+
+What is stored is the difference from a `base` of the same shape, the meta-parameter: an inner loop moves weights little. Behind the scales
+lie lines of one number for each channel, in the order in which a convolution multiplies with them (`to_lines`): the upper eight bits of
+each number, then their lower four, those of the first half of the channels beside those of the second. So `models/native/packed.h`
+multiplies with a kernel where it lies, and vectors need no shuffling to read it. A scale has twelve significant bits, so its product with a
+number's steps is exact.
+
+Torch is the reference and the way where `models/native` was not built; both give the same bytes and the same numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models.native.library import find_packing
+
+Array = npt.NDArray[Any]
+
+LARGEST_STEP = 2**11 - 1
+MOST_SCALE = torch.finfo(torch.float32).max / 2**12
+"""With a larger scale a number could be infinite."""
+
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+SCALE_BYTES = 4
+
+
+def to_lines(weight: Tensor) -> Tensor:
+    """A weight (channels, inputs, ...) as a view (..., inputs, channels)."""
+    return weight.permute(*range(2, weight.dim()), 1, 0)
+
+
+def make_base(param: Tensor) -> Tensor:
+    """A meta-parameter as the lines (n, channels) that weights are told as their difference from."""
+    return to_lines(param).contiguous().view(-1, param.shape[0])
+
+
+def count_packed_bytes(base: Tensor) -> int:
+    """Bytes of a packed weight."""
+    n_lines, channels = base.shape
+    return SCALE_BYTES * channels + n_lines * (channels + (channels + 1) // 2)
+
+
+def pack(weight: Tensor, base: Tensor) -> Tensor:
+    """Float32 (1, channels, ...) on the CPU as uint8. No number moves by more than 2**-12 of its channel's largest difference.
+
+    A channel that is not finite unpacks to such.
+    """
+    lines, library = to_lines(weight[0]).reshape(base.shape).contiguous(), find_packing()
+    if library is None:
+        return _pack(lines, base)
+    packed = torch.empty(count_packed_bytes(base), dtype=torch.uint8)
+    if library.pack_weight(lines.data_ptr(), base.data_ptr(), *base.shape, packed.data_ptr()):
+        raise MemoryError("no memory for the scales of a weight")
+    return packed
+
+
+def unpack(packed: Array, base: Tensor, weight: Tensor) -> None:
+    """Writes `weight` (1, channels, ...), as many numbers as `base` has, from uint8."""
+    lines = to_lines(weight[0])
+    room = lines if lines.is_contiguous() else torch.empty(lines.shape)
+    library = find_packing()
+    if library is None:
+        room.copy_(_unpack(torch.from_numpy(packed.copy()), base).view(lines.shape))
+    else:
+        library.unpack_weight(packed.ctypes.data, base.data_ptr(), *base.shape, room.data_ptr())
+    if room is not lines:
+        lines.copy_(room)
+
+
+def is_finite(packed: Array, base: Tensor) -> bool:
+    """Whether all its numbers are: those from bytes of chance may not be."""
+    scales = packed[: SCALE_BYTES * base.shape[1]].view(np.float32)
+    return bool(np.abs(scales).max() <= MOST_SCALE)  # not, where one is NaN
+
+
+def _pack(lines: Tensor, base: Tensor) -> Tensor:
+    moved = lines - base
+    scale = moved.abs().amax(0).div_(LARGEST_STEP).clamp_(min=SMALLEST_SCALE)
+    scale.masked_fill_(scale.isnan(), torch.nan)  # always the same one of many
+    scale = _shorten(scale)
+    steps = moved.div_(scale).nan_to_num_(nan=0.0).round_().to(torch.int16)
+    lower = steps.to(torch.uint8).bitwise_and_(15)
+    half = (lower.shape[1] + 1) // 2
+    lower[:, : lower.shape[1] - half] |= lower[:, half:] << 4
+    return torch.cat([scale.view(torch.uint8), torch.cat([(steps >> 4).to(torch.uint8), lower[:, :half]], dim=1).flatten()])
+
+
+def _shorten(scale: Tensor) -> Tensor:
+    """Scales of twelve significant bits, no smaller: their products with steps are exact, so a fused multiply-add gives the same sum."""
+    return (scale.view(torch.int32) + 0xFFF).bitwise_and_(~0xFFF).view(torch.float32)
+
+
+def _unpack(packed: Tensor, base: Tensor) -> Tensor:
+    channels = base.shape[1]
+    scale, lines = packed[: SCALE_BYTES * channels].view(torch.float32), packed[SCALE_BYTES * channels :].view(len(base), -1)
+    upper, pairs = lines[:, :channels].view(torch.int8), lines[:, channels:]
+    lower = torch.cat([pairs & 15, pairs >> 4], dim=1)[:, :channels]
+    return upper.to(torch.float32).mul_(16).add_(lower).mul_(scale).add_(base)
