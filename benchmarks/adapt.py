@@ -20,9 +20,10 @@ import torch
 from benchmarks.adapt_peers import PEERS, VMAP_CHUNK, VMAPPED
 from benchmarks.contenders import Measure, check_weights, open_checked_peers
 from benchmarks.few_shot import Problem, describe_data, make_problem
-from benchmarks.flops import count_anil, count_forward, count_maml, count_ridge, measure_matmul_rate
+from benchmarks.flops import count_anil, count_forward, count_maml, count_ridge
 from benchmarks.harness import OURS, Findings, Plan, Row, measure_all
 from benchmarks.plain_conv4 import stack_weights, to_state
+from benchmarks.rates import measure_rates
 from benchmarks.timing import time_paired
 from models.backbones import Conv4
 from models.episodes import EpisodeShape
@@ -80,7 +81,7 @@ def measure(setting: Setting, plan: Plan) -> tuple[Row, dict[str, str]]:
     makers = {name: partial(make_of_first, make, timed_lanes[name]) for name, make in PEERS[setting.method].items()}
     field = open_checked_peers(makers, problem, compare_weights, TOLERANCE)
     ours = our_adaptation(problem)
-    rate = measure_matmul_rate(plan.device)
+    rates = measure_rates(plan.device)
     contenders = {OURS: ours, **field.peers}
     # No warm-up: everybody has just run once, to be compared.
     timings = time_paired(
@@ -98,14 +99,15 @@ def measure(setting: Setting, plan: Plan) -> tuple[Row, dict[str, str]]:
         "adaptations_per_s": setting.lanes / ours_s,
         "gflop": flops / 1e9,
         "gflop_as_written": as_written / 1e9,
-        "limit_fraction_as_written": as_written / rate / ours_s,
-        "matmul_gflop_per_s": rate / 1e9,
+        "limit_fraction_as_written": as_written / rates.matmul / ours_s,
+        **rates.describe(),
         "timed_lanes": {name: timed_lanes[name] for name in field.peers},
         "differences": field.differences,
         "differences_in_float32": field.in_float32,
     }
     settings = {"method": setting.method, "backbone": f"conv4-64 {setting.downsample}", "way": N_WAY, "shot": setting.shot}
-    row = timings.to_row({**settings, "steps": setting.steps, "lanes": setting.lanes}, limit_s=flops / rate, **details)
+    settings |= {"steps": setting.steps, "lanes": setting.lanes}
+    row = timings.to_row(settings, limit_s=flops / rates.matmul, peak_s=flops / rates.peak if rates.peak else None, **details)
     return row, field.missing
 
 

@@ -1,4 +1,4 @@
-"""The floating-point operations that an adaptation cannot do without, and the rate at which this machine can do any.
+"""The floating-point operations that an adaptation cannot do without.
 
 Only convolutions and matrix products count, a multiplication with its addition as two, and a 3x3 kernel as nine products wherever it
 is laid: as torch's own counter does. `needed` is what the mathematics asks for: seen from a head of zeros the body's gradient is zero,
@@ -9,14 +9,8 @@ is what a loop with a backward in every step does. The loss after the last step 
 from __future__ import annotations
 
 import math
-import time
-
-import torch
 
 from models.backbones import Conv4
-
-MATRIX_SIZE, MATRIX_SIZE_CUDA = 1024, 8192
-RATE_REPETITIONS = 8
 
 
 def count_layers(backbone: Conv4) -> list[int]:
@@ -60,16 +54,3 @@ def count_ridge(backbone: Conv4, n: int, n_way: int) -> int:
 def count_head(backbone: Conv4, n: int, n_way: int) -> int:
     """FLOPs of n features times a head."""
     return 2 * n * backbone.feature_dim * n_way
-
-
-def measure_matmul_rate(device: str = "cpu") -> float:
-    """FLOP/s of a large float32 matrix product with the present threads: the best of a few, since it stands for what is possible."""
-    size = MATRIX_SIZE if device == "cpu" else MATRIX_SIZE_CUDA
-    matrix = torch.randn(size, size, device=device)
-    spans_s = []
-    for _ in range(RATE_REPETITIONS):
-        started_s = time.perf_counter()
-        product = matrix @ matrix
-        product[0, 0].item()  # waits for the device
-        spans_s.append(time.perf_counter() - started_s)
-    return 2 * size**3 / min(spans_s)

@@ -75,7 +75,8 @@ class Row:
 
     ours, peers: in `unit`; of a rate (a unit that ends in /s) more is better, of anything else less
     ratio: ours to the fastest peer, above one where we are faster; None without peers
-    limit_fraction: the share of what the hardware could do, in [0, 1]; None where no limit is known
+    limit_fraction: the share of what would be done at the rate of a large matrix product, above one where ours is the better arithmetic
+    peak_fraction: the share of what bare multiply-adds in registers would do, in [0, 1]; either is None where it is not known
     details: whatever else helps to read the row, such as the spread
     """
 
@@ -85,6 +86,7 @@ class Row:
     peers: Mapping[str, float]
     ratio: float | None
     limit_fraction: float | None = None
+    peak_fraction: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -104,13 +106,14 @@ def make_row(
     peers: Mapping[str, float],
     *,
     limit_fraction: float | None = None,
+    peak_fraction: float | None = None,
     **details: Any,
 ) -> Row:
     """A row from figures; the ratio is theirs. Use `Timings.to_row` for paired times: the median of paired ratios is better."""
     ratio = None
     if peers:
         ratio = ours / max(peers.values()) if unit.endswith("/s") else min(peers.values()) / ours
-    return Row(settings, unit, ours, peers, ratio, limit_fraction, details)
+    return Row(settings, unit, ours, peers, ratio, limit_fraction, peak_fraction, details)
 
 
 def measure_all(
@@ -152,4 +155,5 @@ def to_sentence(row: Row) -> str:
     peers = "".join(f"; {name} {value:.4g} {unit}" for name, value in row.peers.items())
     ratio = "" if row.ratio is None else f" | {row.ratio:.2f}x the fastest peer"
     limit = "" if row.limit_fraction is None else f" | {100 * row.limit_fraction:.0f} % of the limit"
-    return f"{settings}: ours {row.ours:.4g} {unit}{peers}{ratio}{limit}"
+    peak = "" if row.peak_fraction is None else f" | {100 * row.peak_fraction:.0f} % of the peak"
+    return f"{settings}: ours {row.ours:.4g} {unit}{peers}{ratio}{limit}{peak}"

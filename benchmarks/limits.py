@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.flops import count_forward, count_head, count_maml, measure_matmul_rate
+from benchmarks.flops import count_forward, count_head, count_maml
+from benchmarks.rates import Rates
 from models.artifact import read_card
 from models.backbones import Conv4, build_backbone
 
@@ -19,17 +20,20 @@ def find_backbone(folder: Path) -> Conv4:
     return backbone
 
 
-def find_prediction_limit_per_s(folder: Path, n_way: int, device: str) -> float:
-    """Queries/s at the rate of a large matrix product, measured now."""
-    backbone = find_backbone(folder)
-    return measure_matmul_rate(device) / (count_forward(backbone, 1) + count_head(backbone, 1, n_way))
+def find_prediction_limits(folder: Path, n_way: int, rates: Rates) -> Rates:
+    """Queries/s."""
+    return rates.of_calls(count_prediction(find_backbone(folder), n_way))
 
 
-def find_call_limits_per_s(folder: Path, n_way: int, k_shot: int, device: str, adapting_share: float) -> Mapping[str, float]:
+def find_call_limits(folder: Path, n_way: int, k_shot: int, rates: Rates, adapting_share: float) -> Mapping[str, Rates]:
     """Calls/s of each workload of `serve`: predictions of one query, MAML adaptations, and both mixed."""
     backbone, steps = find_backbone(folder), int(read_card(folder).learner["inner_steps"])
-    rate = measure_matmul_rate(device)
-    predict = count_forward(backbone, 1) + count_head(backbone, 1, n_way)
+    predict = count_prediction(backbone, n_way)
     adapt = count_maml(backbone, n_way * k_shot, n_way, steps)
     mixed = adapting_share * adapt + (1 - adapting_share) * predict
-    return {"predict": rate / predict, "adapt": rate / adapt, "mixed": rate / mixed}
+    return {name: rates.of_calls(flops) for name, flops in {"predict": predict, "adapt": adapt, "mixed": mixed}.items()}
+
+
+def count_prediction(backbone: Conv4, n_way: int) -> int:
+    """FLOPs of the answer to one query."""
+    return count_forward(backbone, 1) + count_head(backbone, 1, n_way)

@@ -18,7 +18,8 @@ Setting = Mapping[str, Any]
 def tabulate_adapt(reports: Reports) -> str:
     """A table for each method, and what 64 lanes take for one."""
     parts = [
-        f"**{method}**, milliseconds of all lanes together\n\n" + _tabulate_paired(rows, ["backbone", "shot", "lanes"], "adaptations_per_s")
+        f"**{method}**, milliseconds of all lanes together\n\n"
+        + _tabulate_paired(rows, ["backbone", "shot", "lanes"], "adaptations_per_s", ("limit", "peak"))
         for method in METHODS
         if (rows := reports.rows("adapt", method=method))
     ]
@@ -50,10 +51,11 @@ def tabulate_train(reports: Reports) -> str:
     )
 
 
-def _tabulate_paired(rows: Sequence[Row], names: Sequence[str], rate: str) -> str:
-    """Paired times, with a column for each peer."""
+def _tabulate_paired(rows: Sequence[Row], names: Sequence[str], rate: str, shares: Sequence[str] = ("limit",)) -> str:
+    """Paired times, with a column for each peer, and for each share of what the arithmetic alone would do."""
     peers = _name_peers(rows)
-    header = [*names, "ours", f"ours, {rate.replace('_per_s', '/s').replace('_', ' ')}", *peers, "ratio (quartiles)", "of the limit"]
+    header = [*names, "ours", f"ours, {rate.replace('_per_s', '/s').replace('_', ' ')}", *peers, "ratio (quartiles)"]
+    header += [f"of the {share}" for share in shares]
     cells = [
         [
             *(str(row["settings"][name]) for name in names),
@@ -61,7 +63,7 @@ def _tabulate_paired(rows: Sequence[Row], names: Sequence[str], rate: str) -> st
             show(row["details"][rate]),
             *(show(row["peers"].get(peer)) for peer in peers),
             show_ratio(row, row["details"]["ratio_iqr"]),
-            show_share(row["limit_fraction"]),
+            *(show_share(row.get(f"{share}_fraction")) for share in shares),
         ]
         for row in rows
     ]
@@ -110,17 +112,8 @@ def _judge_paths(rows: Sequence[Row]) -> str:
 
 def tabulate_predict(reports: Reports) -> str:
     """One table."""
-    header = [
-        "initializer",
-        "callers",
-        "resident tasks",
-        "queries/s",
-        "p50 ms",
-        "p99 ms",
-        "lost from 5 tasks",
-        "to a bare forward",
-        "of the limit",
-    ]
+    header = ["initializer", "callers", "resident tasks", "queries/s", "p50 ms", "p99 ms", "lost from 5 tasks", "to a bare forward"]
+    header += ["of the limit", "of the peak"]
     cells = [
         [
             f"`{row['settings']['initializer']}`",
@@ -131,6 +124,7 @@ def tabulate_predict(reports: Reports) -> str:
             show_share(row["details"]["lost_from_5_tasks"]),
             show_ratio(row, row["details"]["ratio_range"]),
             show_share(row["limit_fraction"]),
+            show_share(row.get("peak_fraction")),
         ]
         for row in sorted(reports.rows("predict"), key=lambda row: row["settings"]["callers"])
     ]

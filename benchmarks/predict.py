@@ -23,8 +23,9 @@ import torch
 from benchmarks.engine_tasks import N_WAY, EngineTasks, make_queries, resident_tasks
 from benchmarks.harness import OURS, Findings, Plan, Row
 from benchmarks.latency import summarise_ms
-from benchmarks.limits import find_prediction_limit_per_s
+from benchmarks.limits import find_prediction_limits
 from benchmarks.plain_learner import PlainLearner, load_plain_learner
+from benchmarks.rates import Rates, measure_rates
 from benchmarks.rounds import join_rounds
 from benchmarks.service_tasks import settled_interpreter
 from models.artifact import BUNDLED
@@ -73,7 +74,7 @@ def choose_extent(plan: Plan) -> Extent:
 
 async def measure_initializer(plan: Plan, extent: Extent, folder: Path) -> list[Row]:
     """The rows of one initializer; an engine for each number of tasks, all of them open, asked in turn."""
-    rows, limit_per_s = [], find_prediction_limit_per_s(folder, N_WAY, plan.device)
+    rows, rates = [], measure_rates(plan.device)
     async with AsyncExitStack() as stack:
         engines = {n_tasks: await stack.enter_async_context(resident_tasks(plan, folder, n_tasks)) for n_tasks in extent.tasks}
         stack.enter_context(settled_interpreter())
@@ -88,7 +89,7 @@ async def measure_initializer(plan: Plan, extent: Extent, folder: Path) -> list[
                     rounds.append(found)
                     bare_per_s.append(measured_per_s)
             for n_tasks in extent.tasks:
-                rows.append(make_row_of(folder.name, callers, n_tasks, rounds, bare_per_s, limit_per_s))
+                rows.append(make_row_of(folder, callers, n_tasks, rounds, bare_per_s, rates))
                 plan.report(rows[-1])
     return rows
 
@@ -137,13 +138,14 @@ def prepare_bare_forward(device: str, n_queries: int) -> BareForward:
     return BareForward(learner, torch.rand(n_queries, 1, 28, 28, device=device))
 
 
-def make_row_of(initializer: str, callers: int, n_tasks: int, rounds: Rounds, bare_per_s: Sequence[float], limit_per_s: float) -> Row:
+def make_row_of(folder: Path, callers: int, n_tasks: int, rounds: Rounds, bare_per_s: Sequence[float], rates: Rates) -> Row:
     """The row of one number of resident tasks."""
     figures = [{OURS: found[n_tasks].queries_per_s, BARE: bare} for found, bare in zip(rounds, bare_per_s, strict=True)]
     latencies_ms = [latency_ms for found in rounds for latency_ms in found[n_tasks].latencies_ms]
-    settings = {"initializer": initializer, "resident_tasks": n_tasks, "callers": callers}
-    details = {"lost_from_5_tasks": find_loss(rounds, n_tasks), **summarise_ms(latencies_ms)}
-    return join_rounds(settings, "queries/s", figures, limit=limit_per_s, **details)
+    settings = {"initializer": folder.name, "resident_tasks": n_tasks, "callers": callers}
+    details = {"lost_from_5_tasks": find_loss(rounds, n_tasks), **summarise_ms(latencies_ms), **rates.describe()}
+    limits = find_prediction_limits(folder, N_WAY, rates)
+    return join_rounds(settings, "queries/s", figures, limit=limits.matmul, peak=limits.peak, **details)
 
 
 def find_loss(rounds: Rounds, n_tasks: int) -> float | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
-"""A row as JSON: settings, unit, ours, peers, ratio, limit_fraction, details."""
+"""A row as JSON: settings, unit, ours, peers, ratio, limit_fraction, peak_fraction (not in the oldest files), details."""
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,23 @@ def find_ratio(unit: str, figures: Figures) -> float | None:
     return make_row({}, unit, figures[OURS], {name: figure for name, figure in figures.items() if name != OURS}).ratio
 
 
-def join_rounds(settings: Mapping[str, Any], unit: str, rounds: Sequence[Figures], *, limit: float | None = None, **details: Any) -> Row:
+def join_rounds(
+    settings: Mapping[str, Any],
+    unit: str,
+    rounds: Sequence[Figures],
+    *,
+    limit: float | None = None,
+    peak: float | None = None,
+    **details: Any,
+) -> Row:
     """The medians over all rounds, and the median of the rounds' own ratios: a round that was slow for everybody counts like the others.
 
-    limit: the rate that the hardware could reach.
+    limit, peak: the rates that the arithmetic alone would reach, as a large matrix product and as bare multiply-adds.
     """
     medians = {name: median(figures[name] for figures in rounds) for name in rounds[0]}
     ratios = [ratio for figures in rounds if (ratio := find_ratio(unit, figures)) is not None]
     peers = {name: figure for name, figure in medians.items() if name != OURS}
     spread = {"rounds": len(rounds), "ratio_range": [min(ratios), max(ratios)] if ratios else None}
-    limit_fraction = medians[OURS] / limit if limit else None
-    return Row(settings, unit, medians[OURS], peers, median(ratios) if ratios else None, limit_fraction, {**spread, **details})
+    limit_fraction, peak_fraction = (medians[OURS] / bound if bound else None for bound in (limit, peak))
+    ratio = median(ratios) if ratios else None
+    return Row(settings, unit, medians[OURS], peers, ratio, limit_fraction, peak_fraction, {**spread, **details})

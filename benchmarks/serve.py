@@ -14,7 +14,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import count, groupby
 from pathlib import Path
@@ -30,9 +30,10 @@ from benchmarks.harness import OURS, Findings, Plan, Row
 from benchmarks.http_connection import encode_request
 from benchmarks.http_contenders import CALLS_PER_ROUND, K_SHOT, N_WAY, HttpContender, running_contenders
 from benchmarks.latency import percentile, summarise_ms
-from benchmarks.limits import find_call_limits_per_s
+from benchmarks.limits import find_call_limits
 from benchmarks.load_generator import DRAIN_S, GeneratorProcess, Load, Message, Outcome, Sample
 from benchmarks.phases import count_lanes, mean_lanes, mean_phases_ms
+from benchmarks.rates import Rates, measure_rates
 from benchmarks.rounds import join_rounds
 from benchmarks.server_process import Stores
 from models.artifact import BUNDLED
@@ -95,15 +96,17 @@ def run(plan: Plan) -> Findings:
     with tempfile.TemporaryDirectory() as folder, GeneratorProcess() as generator, borrowed_stores() as (stores, absent):
         settings = plan.choose(list_settings(extent, is_separable=stores is not None))
         ceiling_per_s = measure_ceiling(generator, Path(folder), extent)
-        limits_per_s = find_call_limits_per_s(INITIALIZER, N_WAY, K_SHOT, plan.device, 1 / CALLS_PER_ROUND)
-        limits_per_s = {workload: min(ceiling_per_s, limit_per_s) for workload, limit_per_s in limits_per_s.items()}
+        rates = measure_rates(plan.device)
+        limits = find_call_limits(INITIALIZER, N_WAY, K_SHOT, rates, 1 / CALLS_PER_ROUND)
+        limits = {workload: replace(limit, matmul=min(ceiling_per_s, limit.matmul)) for workload, limit in limits.items()}
         for deployment, group in groupby(settings, key=lambda setting: setting.deployment):
             meeting = stores if deployment == "separated" else None
-            rows += measure_deployment(plan, generator, extent, list(group), Path(folder) / deployment, meeting, limits_per_s)
+            rows += measure_deployment(plan, generator, extent, list(group), Path(folder) / deployment, meeting, limits)
     missing = {} if find_spec("litserve") else {"litserve": "not installed: make peers"}
     threads = {"ours": plan.service_threads or count_torch_threads(), "peers": [each or plan.threads for each in choose_peer_threads(plan)]}
     common = {"initializer": INITIALIZER.name, "n_way": N_WAY, "k_shot": K_SHOT, "queries_per_request": 1, "window_s": extent.window_s}
-    return Findings(rows, {**common, "torch_threads": threads, "generator_ceiling_per_s": round(ceiling_per_s)}, {**missing, **absent})
+    measured = {"generator_ceiling_per_s": round(ceiling_per_s), **rates.describe()}
+    return Findings(rows, {**common, "torch_threads": threads, **measured}, {**missing, **absent})
 
 
 @contextmanager
@@ -124,14 +127,14 @@ def measure_deployment(
     settings: Sequence[Setting],
     folder: Path,
     stores: Stores | None,
-    limits_per_s: Mapping[str, float],
+    limits: Mapping[str, Rates],
 ) -> list[Row]:
     """The rows of one deployment; all contenders are started for it, and ended after it."""
     folder.mkdir()
     rows, clients, peer_threads = list[Row](), max(setting.clients for setting in settings), choose_peer_threads(plan)
     with running_contenders(folder, INITIALIZER, clients, plan.service_threads, peer_threads, plan.device, stores) as contenders:
         for setting in settings:
-            rows.append(measure(generator, contenders, setting, extent, limits_per_s[setting.workload]))
+            rows.append(measure(generator, contenders, setting, extent, limits[setting.workload]))
             plan.report(rows[-1])
     return rows
 
@@ -170,9 +173,7 @@ def measure_ceiling(generator: GeneratorProcess, folder: Path, extent: Extent) -
     return len(outcome.samples) / outcome.window_s
 
 
-def measure(
-    generator: GeneratorProcess, contenders: Mapping[str, HttpContender], setting: Setting, extent: Extent, limit_per_s: float
-) -> Row:
+def measure(generator: GeneratorProcess, contenders: Mapping[str, HttpContender], setting: Setting, extent: Extent, limits: Rates) -> Row:
     """One line: every contender once a round, in turn."""
     records = {name: Record() for name in contenders}
     for round_number in range(extent.rounds):
@@ -180,8 +181,10 @@ def measure(
             meet(generator, contender, setting, extent, round_number, records[name])
     is_closed = setting.rate_per_s is None
     rounds = [{name: record.figures[index] for name, record in records.items()} for index in range(extent.rounds)]
-    details = {"contenders": {name: describe(record) for name, record in records.items()}}
-    return join_rounds(setting.describe(), "requests/s" if is_closed else "ms", rounds, limit=limit_per_s if is_closed else None, **details)
+    told = {name: describe(record) for name, record in records.items()}
+    if not is_closed:
+        return join_rounds(setting.describe(), "ms", rounds, contenders=told)
+    return join_rounds(setting.describe(), "requests/s", rounds, limit=limits.matmul, peak=limits.peak, contenders=told)
 
 
 def meet(

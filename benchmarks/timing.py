@@ -50,8 +50,8 @@ class Timings:
         ratios = np.array(self.spans_s[peer]) / np.array(self.spans_s[OURS])
         return Spread(*(float(value) for value in np.percentile(ratios, [50, 25, 75])))
 
-    def to_row(self, settings: Mapping[str, Any], *, limit_s: float | None = None, **details: Any) -> Row:
-        """A row in milliseconds. limit_s: the least time that the hardware would need."""
+    def to_row(self, settings: Mapping[str, Any], *, limit_s: float | None = None, peak_s: float | None = None, **details: Any) -> Row:
+        """A row in milliseconds. limit_s, peak_s: what the arithmetic would take as a large matrix product, and as bare multiply-adds."""
         ours_s, fastest = self.median_s(OURS), next(iter(self.peers), None)
         spread = self.ratio(fastest) if fastest else None
         known = {"fastest_peer": fastest, "ratio_iqr": [spread.q1, spread.q3] if spread else None}
@@ -62,6 +62,7 @@ class Timings:
             peers={name: 1e3 * self.median_s(name) for name in self.peers},
             ratio=spread.median if spread else None,
             limit_fraction=None if limit_s is None else limit_s / ours_s,
+            peak_fraction=None if peak_s is None else peak_s / ours_s,
             details={"repetitions": len(self.spans_s[OURS]), **known, **details},
         )
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -74,6 +75,14 @@ def test_the_settings_are_those_that_are_promised() -> None:
     assert {"maml stride 1-shot 16 lanes", "ridge pool 5-shot 256 lanes"} <= set(names)
 
 
+def assert_shares_follow_from_the_rates(row: dict[str, Any]) -> None:
+    """As a reader would check them: FLOPs over what was measured of the machine in the same run."""
+    details, ours_s = row["details"], row["ours"] / 1e3
+    assert row["limit_fraction"] == pytest.approx(details["gflop"] / details["matmul_gflop_per_s"] / ours_s)
+    peak = details["peak_gflop_per_s"]
+    assert row["peak_fraction"] == (None if peak is None else pytest.approx(details["gflop"] / peak / ours_s))
+
+
 @pytest.mark.timeout(300)  # seconds of work, but the machine may be busy with others
 def test_the_command_ends_with_rows_of_contenders_that_agree() -> None:
     command = [sys.executable, "-m", "app.cli", "benchmark", "adapt", "--quick", "--json", "--threads", "1"]
@@ -84,11 +93,12 @@ def test_the_command_ends_with_rows_of_contenders_that_agree() -> None:
     assert report["environment"]["threads"] == 1
     assert [row["settings"]["method"] for row in report["rows"]] == ["maml", "anil", "protonet", "ridge"]
     for row in report["rows"]:
-        assert set(row) == {"settings", "unit", "ours", "peers", "ratio", "limit_fraction", "details"}
+        assert set(row) == {"settings", "unit", "ours", "peers", "ratio", "limit_fraction", "peak_fraction", "details"}
         assert row["unit"] == "ms"
         assert "plain loop" in row["peers"]
         assert row["ratio"] > 0
         assert row["limit_fraction"] > 0
+        assert_shares_follow_from_the_rates(row)
         assert set(row["details"]["differences"]) == set(row["peers"])
         assert max(row["details"]["differences"].values()) <= 1e-4
 

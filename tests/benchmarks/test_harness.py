@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
 def test_a_report_is_one_line_of_json_with_everything_a_reader_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import train
 
-    row = make_row({"lanes": 4}, "ms", 2.0, {"plain loop": 5.0}, limit_fraction=0.5)
+    row = make_row({"lanes": 4}, "ms", 2.0, {"plain loop": 5.0}, limit_fraction=0.5, peak_fraction=0.25)
     monkeypatch.setattr(train, "run", lambda plan: Findings([row], {"data": "none"}, {"higher": "not installed"}))
     line = to_line(run_benchmark("train", Plan(quick=True), "innerloop benchmark train"))
     report = json.loads(line)
@@ -66,7 +67,7 @@ def test_a_report_is_one_line_of_json_with_everything_a_reader_needs(monkeypatch
     assert report["settings"] == {"quick": True, "data": "none"}
     assert report["missing_peers"] == {"higher": "not installed"}
     expected = {"settings": {"lanes": 4}, "unit": "ms", "ours": 2.0, "peers": {"plain loop": 5.0}, "ratio": 2.5}
-    assert report["rows"] == [{**expected, "limit_fraction": 0.5, "details": {}}]
+    assert report["rows"] == [{**expected, "limit_fraction": 0.5, "peak_fraction": 0.25, "details": {}}]
 
 
 def test_a_number_that_json_does_not_have_is_refused() -> None:
@@ -76,4 +77,6 @@ def test_a_number_that_json_does_not_have_is_refused() -> None:
 
 def test_people_read_a_row_as_a_sentence() -> None:
     row = Row({"lanes": 4}, "ms", 2.0, {"plain loop": 5.0}, 2.5, 0.25)
-    assert to_sentence(row) == "lanes=4: ours 2 ms; plain loop 5 ms | 2.50x the fastest peer | 25 % of the limit"
+    sentence = "lanes=4: ours 2 ms; plain loop 5 ms | 2.50x the fastest peer | 25 % of the limit"
+    assert to_sentence(row) == sentence
+    assert to_sentence(replace(row, peak_fraction=0.125)) == f"{sentence} | 12 % of the peak"

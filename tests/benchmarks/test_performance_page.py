@@ -98,6 +98,28 @@ def test_the_plain_endpoint_is_met_with_the_threads_that_suit_it_best(tmp_path: 
     )
 
 
+def test_the_share_of_the_peak_stands_beside_that_of_the_limit_and_files_without_it_are_read(tmp_path: Path) -> None:
+    leave(tmp_path, "adapt", "adapt", [adapt_row(1, 4.0), {**adapt_row(16, 40.0, limit_fraction=1.8), "peak_fraction": 0.7}])
+    reports = read_reports(tmp_path)
+    header, old, new = lines_with(write_section("adapt", reports), "|")[0], *lines_with(write_section("adapt", reports), "| conv4-64")
+    assert header.endswith("| of the limit | of the peak |")
+    assert old.endswith("| 60 % | - |")
+    assert new.endswith("| 180 % | 70 % |")
+    assert "180 % of the rate of a large matrix product and 70 % of the arithmetic peak" in write_summary(reports)
+    assert "180.0 % | reached" in lines_with(write_targets(reports), "of the limit")[0]
+
+
+def test_predictions_have_a_share_of_the_peak_where_it_is_known(tmp_path: Path) -> None:
+    details = {"p50_ms": 1.0, "p99_ms": 2.0, "lost_from_5_tasks": None, "ratio_range": [1.0, 2.0]}
+    settings = {"initializer": "omniglot-maml", "resident_tasks": 1, "callers": 1}
+    old = {"settings": settings, "ours": 600.0, "peers": {}, "ratio": 1.5, "limit_fraction": 0.1, "details": details}
+    new = {**old, "settings": {**settings, "callers": 64}, "peak_fraction": 0.05}
+    leave(tmp_path, "predict", "predict", [old, new])
+    lines = lines_with(write_section("predict", read_reports(tmp_path)), "|")
+    assert lines[0].endswith("| of the limit | of the peak |")
+    assert [line.split(" | ")[-2:] for line in lines[2:]] == [["10 %", "- |"], ["10 %", "5.0 % |"]]
+
+
 def test_a_smoke_run_is_refused(tmp_path: Path) -> None:
     leave(tmp_path, "adapt", "adapt", [adapt_row(16, 40.0)], quick=True)
     with pytest.raises(SystemExit, match="smoke run"):

@@ -39,7 +39,7 @@ def test_every_row_has_its_settings_and_its_figures(report: dict[str, Any]) -> N
         assert row["ours"] > 0
         assert all(figure > 0 for figure in row["peers"].values())
         assert (row["ratio"] is not None) == bool(row["peers"])
-        assert row["limit_fraction"] is None or 0 < row["limit_fraction"] <= 1
+        assert all(row[share] is None or 0 < row[share] <= 1 for share in ("limit_fraction", "peak_fraction"))
 
 
 def test_no_two_rows_have_the_same_settings(report: dict[str, Any]) -> None:

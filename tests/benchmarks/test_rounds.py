@@ -19,3 +19,9 @@ def test_without_peers_there_is_no_ratio() -> None:
     row = join_rounds({}, "ms", [{"ours": 10}], note="alone")
     assert row.ratio is None
     assert row.details == {"rounds": 1, "ratio_range": None, "note": "alone"}
+    assert (row.limit_fraction, row.peak_fraction) == (None, None)
+
+
+def test_shares_are_of_the_median() -> None:
+    row = join_rounds({}, "queries/s", [{"ours": 100}, {"ours": 20}, {"ours": 110}], limit=200, peak=400)
+    assert (row.limit_fraction, row.peak_fraction) == (0.5, 0.25)

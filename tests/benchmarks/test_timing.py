@@ -50,3 +50,9 @@ def test_a_row_compares_with_the_fastest_peer() -> None:
 def test_the_share_of_the_limit_is_the_least_time_over_ours() -> None:
     assert Timings({"ours": [0.02]}).to_row({}, limit_s=0.005).limit_fraction == pytest.approx(0.25)
     assert Timings({"ours": [0.02]}).to_row({}).limit_fraction is None
+
+
+def test_the_share_of_the_peak_is_another_and_may_be_unknown() -> None:
+    row = Timings({"ours": [0.02]}).to_row({}, limit_s=0.005, peak_s=0.002)
+    assert (row.limit_fraction, row.peak_fraction) == pytest.approx((0.25, 0.1))
+    assert Timings({"ours": [0.02]}).to_row({}, limit_s=0.005).peak_fraction is None
