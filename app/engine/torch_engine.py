@@ -95,7 +95,8 @@ class TorchEngine:
         self._loading_thread = ThreadPoolExecutor(1, "engine-loading", torch.set_num_threads, (threads,))
         self._load = load
         self._max_batch_samples = max_batch_samples or MAX_BATCH_SAMPLES[self._device.type]
-        limits = BatchLimits(max_lanes, max_waiting_lanes, max_size=self._max_batch_samples)
+        # On a CPU a lane costs the same in any batch that gives each thread one.
+        limits = BatchLimits(max_lanes, max_waiting_lanes, self._max_batch_samples, threads if self._device.type == "cpu" else None)
         self._batcher: Batcher[_Lane, _Outcome] = Batcher(self._run, self._device_thread, limits)
         self._rounding: Batcher[_Round, tuple[bytes, Resident]] = Batcher(_round_all, self._bytes_threads, limits)
         self._versions: Versions[Installed] = Versions()

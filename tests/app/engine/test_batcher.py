@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -117,6 +118,39 @@ async def test_a_batch_stops_growing_when_padding_would_make_it_too_large(device
     device.release()
     assert await asyncio.gather(first, *calls) == [0, 2, 4, 6, 8]
     assert device.batches[1:] == [("a", [1, 2]), ("a", [3]), ("a", [4])]
+
+
+async def test_above_a_few_lanes_a_batch_is_half_of_what_waits(device: Device, executor: ThreadPoolExecutor) -> None:
+    batcher = Batcher(device.run, executor, replace(LIMITS, max_lanes=8, whole_up_to=2))
+    first = await occupy(device, batcher)
+    calls = await submit(batcher, *range(1, 8))
+    device.release()
+    assert await asyncio.gather(first, *calls) == [2 * n for n in range(8)]
+    assert device.batches[1:] == [("a", [1, 2, 3, 4]), ("a", [5, 6]), ("a", [7])]
+
+
+async def test_the_device_takes_its_next_batch_while_the_event_loop_is_busy(device: Device, batcher: Batcher[int, int]) -> None:
+    first = await occupy(device, batcher)
+    calls = await submit(batcher, 1, 2, 3, 4, 5)
+    device.release()
+    until = time.monotonic() + 5
+    while len(device.batches) < 3 and time.monotonic() < until:
+        time.sleep(0.001)  # noqa: ASYNC251 - the event loop is meant to stand still
+    assert [len(items) for _, items in device.batches] == [1, 4, 1]
+    assert await asyncio.gather(first, *calls) == [0, 2, 4, 6, 8, 10]
+
+
+async def test_a_batch_that_would_end_the_thread_strands_nobody(executor: ThreadPoolExecutor) -> None:
+    def run(bucket: Hashable, items: Sequence[int], taken: float) -> Sequence[int | Exception]:
+        if 1 in items:
+            raise SystemExit
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(run, executor, LIMITS)
+    one, two = await submit(batcher, 1, 2)
+    with pytest.raises(Draining):
+        await asyncio.wait_for(one, 2)
+    assert await asyncio.wait_for(two, 2) == 2
 
 
 async def test_a_caller_cancelled_while_waiting_takes_no_lane(device: Device, batcher: Batcher[int, int]) -> None:
