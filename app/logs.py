@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from functools import cache
-from typing import Literal
+from typing import Literal, TextIO
 
 import structlog
 
@@ -24,12 +24,15 @@ WRITE_EVERY_S = 0.05
 
 
 class Lines:
-    """Lines on their way to stderr, in their order: those that wait are written together by a thread, or by whoever flushes."""
+    """Lines on their way to stderr, in their order: those that wait are written together by a thread, or by whoever flushes.
 
-    def __init__(self, write_every_s: float = WRITE_EVERY_S) -> None:
+    stderr: the one that is the process's own when they are written, unless given.
+    """
+
+    def __init__(self, write_every_s: float = WRITE_EVERY_S, stderr: TextIO | None = None) -> None:
         self._waiting: deque[str] = deque()
         self._has_some, self._writing = threading.Event(), threading.Lock()
-        self._write_every_s = write_every_s
+        self._write_every_s, self._stderr = write_every_s, stderr
         threading.Thread(target=self._write_for_ever, name="log lines", daemon=True).start()
         atexit.register(self.flush)
 
@@ -45,9 +48,10 @@ class Lines:
             text = "".join(f"{self._waiting.popleft()}\n" for _ in range(len(self._waiting)))
             if text:
                 # Looked up now: a test or a terminal may have replaced stderr since, and may have closed it.
+                stderr = self._stderr or sys.stderr
                 with contextlib.suppress(ValueError, OSError):
-                    sys.stderr.write(text)
-                    sys.stderr.flush()
+                    stderr.write(text)
+                    stderr.flush()
 
     def _write_for_ever(self) -> None:
         while True:

@@ -7,12 +7,10 @@ import subprocess
 import sys
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 import structlog
 
-from app import logs
 from app.logs import LineLogger, Lines, render_plainly
 
 
@@ -27,11 +25,9 @@ class Writes(io.StringIO):
 
 
 @pytest.fixture
-def stderr(monkeypatch: pytest.MonkeyPatch) -> Writes:
-    """In place of the process's own."""
-    writes = Writes()
-    monkeypatch.setattr(logs, "sys", SimpleNamespace(stderr=writes))  # pytest changes sys.stderr itself between fixture and test
-    return writes
+def stderr() -> Writes:
+    """This test's own: the process's gets the lines of every service that ran before, and pytest replaces it."""
+    return Writes()
 
 
 def wait_for(stderr: Writes, text: str) -> None:
@@ -42,7 +38,7 @@ def wait_for(stderr: Writes, text: str) -> None:
 
 
 def test_lines_that_inform_are_written_together_soon(stderr: Writes) -> None:
-    lines = Lines(write_every_s=0.05)
+    lines = Lines(write_every_s=0.05, stderr=stderr)
     for number in range(100):
         LineLogger(lines).info(f"line {number}")
     wait_for(stderr, "".join(f"line {number}\n" for number in range(100)))
@@ -52,7 +48,7 @@ def test_lines_that_inform_are_written_together_soon(stderr: Writes) -> None:
 
 
 def test_a_warning_is_written_at_once_after_what_came_before_it(stderr: Writes) -> None:
-    lines = Lines(write_every_s=60)
+    lines = Lines(write_every_s=60, stderr=stderr)
     LineLogger(lines).info("first")
     assert stderr.getvalue() == ""
     LineLogger(lines).warning("second")
@@ -67,7 +63,7 @@ def add_many(lines: Lines) -> None:
 
 
 def test_no_line_is_lost_between_threads(stderr: Writes) -> None:
-    lines = Lines(write_every_s=0.001)
+    lines = Lines(write_every_s=0.001, stderr=stderr)
     threads = [threading.Thread(target=add_many, args=(lines,)) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -79,7 +75,7 @@ def test_no_line_is_lost_between_threads(stderr: Writes) -> None:
 
 def test_a_stderr_that_is_closed_harms_nobody(stderr: Writes) -> None:
     stderr.close()
-    LineLogger(Lines(write_every_s=60)).error("unheard")
+    LineLogger(Lines(write_every_s=60, stderr=stderr)).error("unheard")
 
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
