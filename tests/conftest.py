@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from pathlib import Path
 from secrets import token_hex
 
@@ -16,10 +17,27 @@ import redis
 from psycopg import sql
 from sqlalchemy import make_url
 
+from app import logs
 from app.db import migrate
 from app.db.session import Database
 from app.db.tables import metadata
 from tests.servers import RedisServer, can_start_redis, find_postgres, find_redis
+
+
+class LinesAtOnce(logs.Lines):
+    """Log lines that no thread writes a moment later, when pytest has given the terminal its stderr back."""
+
+    def add(self, line: str) -> None:
+        super().add(line)
+        self.flush()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lines_at_once() -> Iterator[None]:
+    """A service's log lines are part of what pytest captures of the test that caused them, and shows if it fails."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs, "_lines", cache(LinesAtOnce))
+        yield
 
 
 @pytest.fixture(scope="session")
