@@ -106,18 +106,18 @@ def _solve_newton(kernel: Tensor, curvature: Tensor, right: Tensor, mask: Tensor
 
 def _step_length(problem: Problem, kernel: Tensor, dual: Tensor, towards: Tensor) -> Tensor:
     """The first of STEP_LENGTHS with which the objective does not grow, (lanes, 1, 1); the last, if none."""
-    now = newton_objective(problem, kernel, dual)
-    length = torch.full_like(now, STEP_LENGTHS[-1])
-    for tried in reversed(STEP_LENGTHS):
-        then = newton_objective(problem, kernel, dual + tried * (towards - dual))
-        # With some room: at the optimum rounding decides, and the full step must stay the choice there.
-        length = torch.where(then <= now + 1e-9 * now.abs(), tried, length)
-    return length[:, None, None]
+    lengths, step = dual.new_tensor(STEP_LENGTHS), towards - dual
+    # The start and all but the last at once: one after the other they took a small lane nearly as long as the steps themselves.
+    tried = torch.cat([lengths.new_zeros(1), lengths[:-1]])[:, None, None, None]
+    objectives = newton_objective(problem, dual + tried * step, kernel @ dual + tried * (kernel @ step))
+    now, then = objectives[0], objectives[1:]
+    # With some room: at the optimum rounding decides, and the full step must stay the choice there.
+    is_allowed = then <= now + 1e-9 * now.abs()
+    return lengths[(~is_allowed).int().cumprod(0).sum(0)][:, None, None]
 
 
-def newton_objective(problem: Problem, kernel: Tensor, dual: Tensor) -> Tensor:
-    """What Newton's steps lower, (lanes,)."""
-    scores = kernel @ dual
-    log_probabilities = mask_absent_classes(scores, problem.class_mask).log_softmax(2).masked_fill(~problem.class_mask.unsqueeze(1), 0)
-    fit = -(problem.targets * log_probabilities).sum(2) * problem.weights
-    return fit.sum(1) + (dual * scores).sum((1, 2)) / 2
+def newton_objective(problem: Problem, dual: Tensor, scores: Tensor) -> Tensor:
+    """What Newton's steps lower, (..., lanes), of coefficients and their scores, both (..., lanes, n, ways)."""
+    log_probabilities = mask_absent_classes(scores, problem.class_mask).log_softmax(-1).masked_fill(~problem.class_mask.unsqueeze(1), 0)
+    fit = -(problem.targets * log_probabilities).sum(-1) * problem.weights
+    return fit.sum(-1) + (dual * scores).sum((-2, -1)) / 2

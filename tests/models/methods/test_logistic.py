@@ -65,12 +65,24 @@ def make_problem(lanes: int, ways: int, count: int, width: int, spread: float) -
 def test_shorter_steps_where_the_full_one_diverges(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = make_problem(1, ways=12, count=36, width=60, spread=2.0)
     kernel = problem.kernel()
-    objectives = [newton_objective(problem, kernel, dual).item() for dual in iterate_newton(problem, kernel, 25)]
+    objectives = [newton_objective(problem, dual, kernel @ dual).item() for dual in iterate_newton(problem, kernel, 25)]
     assert all(after <= before * (1 + 1e-9) for before, after in pairwise(objectives))
     assert objectives[-2] - objectives[-1] < 1e-9 * objectives[-1]
     monkeypatch.setattr(logistic, "STEP_LENGTHS", (1.0,))
-    plain = [newton_objective(problem, kernel, dual).item() for dual in iterate_newton(problem, kernel, 4)]
+    plain = [newton_objective(problem, dual, kernel @ dual).item() for dual in iterate_newton(problem, kernel, 4)]
     assert any(after > 2 * before for before, after in pairwise(plain))
+
+
+@pytest.mark.parametrize(
+    ("overshoot", "length"), [(1, 1.0), (3, 0.5), (6, 0.25), (12, 0.125), (24, 0.0625), (-1, 0.0625), (float("nan"), 0.0625)]
+)
+def test_each_lane_takes_the_longest_step_that_does_not_raise_its_objective_or_the_shortest(overshoot: float, length: float) -> None:
+    problem = make_problem(3, ways=3, count=6, width=4, spread=1.0)
+    kernel = problem.kernel()
+    start, towards = iterate_newton(problem, kernel, 1)
+    factors = torch.tensor([1.0, overshoot, 3.0])[:, None, None]
+    lengths = logistic._step_length(problem, kernel, start, start + factors * (towards - start))
+    assert lengths.flatten().tolist() == [1.0, length, 0.5]
 
 
 def test_lanes_in_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
