@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.cache.signals import LocalSignals
 from app.db.session import Database
-from app.db.tables import TaskRow
 from app.errors import NotFound
 from app.services import serving
 from tests.app.services.world import ANN, BOB, CATS, World, build_world, new_task, write_initializer
 
 
-async def ready_task(world: World) -> str:
-    task, _ = await world.tasks.create(ANN, new_task())
+async def ready_task(world: World, **changes: Any) -> str:
+    task, _ = await world.tasks.create(ANN, new_task(**changes))
     await world.work()
     return task.id
 
@@ -45,9 +43,9 @@ def _counted(read: Callable[[], object], begun: list[str]) -> Callable[[], objec
     return counted
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that have passed for what is remembered."""
+    """The seconds that have passed for what is remembered: none, however slow the machine is, unless a test says so."""
     now_s = [0.0]
     monkeypatch.setattr(serving, "monotonic", lambda: now_s[0])
     return now_s
@@ -184,12 +182,9 @@ async def test_after_a_reload_the_first_prediction_moves_the_task_and_says_who_a
 
 
 async def test_an_expired_task_is_not_answered_from_memory(world: World) -> None:
-    task_id = await ready_task(world)
-    async with world.database.write() as session:
-        soon = datetime.now(UTC) + timedelta(seconds=0.2)
-        await session.execute(update(TaskRow).where(TaskRow.id == task_id).values(expires_at=soon))
+    task_id = await ready_task(world, ttl_s=1)
     await world.predict(ANN, task_id, CATS)
-    await asyncio.sleep(0.25)
+    await asyncio.sleep(1.05)
     with pytest.raises(NotFound, match="no task"):
         await world.predictions.find_serving(ANN, task_id)
 
