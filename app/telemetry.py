@@ -9,7 +9,7 @@
 | `innerloop_queue_depth`              | gauge     | queue                | lanes waiting: adapt, predict; `rows`: unfinished rows  |
 | `innerloop_states_total`             | counter   | tier, event          | tier device or cache; event hit, miss, evict            |
 | `innerloop_predictions_total`        | counter   | initializer          | queries answered                                        |
-| `innerloop_prediction_phase_seconds` | histogram | phase                | queue, batch, device, encode, total                     |
+| `innerloop_prediction_phase_seconds` | histogram | phase                | decode, queue, batch, device, encode, total             |
 | `innerloop_reloads_total`            | counter   | initializer, outcome | changed, unchanged, rejected                            |
 | `innerloop_initializer_version`      | gauge     | initializer          | the current version, as this process knows it           |
 | `innerloop_event_loop_lag_seconds`   | histogram | none                 | how late the event loop is, looked at ten times a second |
@@ -119,8 +119,8 @@ def count_state(tier: Literal["device", "cache"], event: Literal["hit", "miss", 
     _metrics().states(tier, event).inc()
 
 
-def count_predictions(initializer: str, n_query: int, timings_ms: dict[str, float]) -> None:
-    """One request was answered."""
+def count_predictions(initializer: str, n_query: int, timings_ms: Mapping[str, float]) -> None:
+    """One request is answered."""
     _metrics().predictions(initializer).inc(n_query)
     for phase, ms in timings_ms.items():
         _metrics().predict_phase(phase).observe(ms / 1000)

@@ -42,7 +42,7 @@ class Clock:
 
     def stop(self) -> dict[str, float]:
         """The timings so far, with the decode phase."""
-        self._timings["decode"] = (time.perf_counter() - self._since_s) * 1e3
+        self._timings["decode"] = round((time.perf_counter() - self._since_s) * 1e3, 3)
         return self._timings
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from fastapi import Response
 
-from app.domain import Array, PredictionSet
+from app.domain import Array, Prediction, PredictionSet
 from app.services.answer_table import AnswerTable
 
 JSON = "application/json"
@@ -25,18 +26,22 @@ DOCUMENTED: dict[str, Any] = {
         "InnerLoop-Revision": {"description": "With arrays: the revision of the task that answered.", "schema": {"type": "integer"}},
         "InnerLoop-Initializer": {"description": "With arrays: the name of its initializer.", **_TEXT},
         "InnerLoop-Initializer-Version": {"description": "With arrays: the version of it.", "schema": {"type": "integer"}},
-        "Server-Timing": {"description": "Where the time went, in milliseconds: what JSON has in `timings_ms`.", **_TEXT},
+        "Server-Timing": {"description": "Milliseconds: the phases of JSON's `timings_ms`, and `total` of the whole request.", **_TEXT},
         "Vary": {"description": "`Accept`.", **_TEXT},
     },
 }
 """The part of the OpenAPI response that arrays add."""
 
 
-def array_response(answers: PredictionSet, media: str) -> Response:
-    """Answers that are a table, as NPY or NPZ."""
-    table = answers.predictions
-    assert isinstance(table, AnswerTable), "answers that say something of single queries are JSON. This is a bug."
-    return Response(write_npy(table.values) if media == NPY else write_npz(table), 200, _headers(answers), media)
+def write_arrays(predictions: Sequence[Prediction], media: str) -> bytes:
+    """Predictions that are a table, as NPY or NPZ."""
+    assert isinstance(predictions, AnswerTable), "answers that say something of single queries are JSON. This is a bug."
+    return write_npy(predictions.values) if media == NPY else write_npz(predictions)
+
+
+def array_response(answers: PredictionSet, written: bytes, media: str) -> Response:
+    """Answers whose predictions are written, as NPY or NPZ."""
+    return Response(written, 200, _headers(answers), media)
 
 
 def write_npy(values: Array) -> bytes:

@@ -156,7 +156,7 @@ _PLAIN: Json = {
     "revision": 1,
     "initializer": _PROTONET,
     "predictions": [{"label": "bar", "probabilities": {"bar": 1.0, "dash": 2.6942696337850514e-11}, "unknown": 2.5694836949696764e-05}],
-    "timings_ms": {"decode": 0.719, "queue": 0.059, "batch": 0.254, "device": 1.36, "encode": 0.0, "total": 1.833},
+    "timings_ms": {"decode": 0.66, "queue": 0.032, "batch": 0.178, "device": 0.201, "encode": 0.017, "total": 0.519},
     "created_at": "2026-11-21T16:11:22.064958+00:00",
 }
 
@@ -176,7 +176,7 @@ PREDICTIONS: Json = {
             ],
         }
     ],
-    "timings_ms": {"decode": 0.601, "queue": 0.059, "batch": 0.263, "device": 2.784, "encode": 0.0, "total": 6.946},
+    "timings_ms": {"decode": 0.76, "queue": 0.055, "batch": 0.207, "device": 1.567, "encode": 0.046, "total": 5.617},
     "created_at": "2026-11-21T16:11:22.074861+00:00",
 }
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import re
+from time import perf_counter
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from app import telemetry
 from app.api import examples
 from app.api.accept import choose_media
 from app.api.arrivals import read_queries
-from app.api.binary_answers import DOCUMENTED, JSON, MEDIA_TYPES, NPY, array_response
+from app.api.binary_answers import DOCUMENTED, JSON, MEDIA_TYPES, NPY, array_response, write_arrays
 from app.api.deps import After, DoorDep, Limit, TaskId, UserDep, authenticate, check_task_id, get_door, require_user
 from app.api.openapi import SECURED, files, json_answer, multipart_form, request_body
 from app.api.problems import COMMON, on_app_error, on_disconnect, problems
 from app.api.request_schemas import PredictionsRequest
-from app.api.responses import json_response, page_response, prediction_set_json
+from app.api.responses import json_response, page_response, prediction_set_json, write_predictions
 from app.api.schemas import PredictionPage, PredictionSetJson
+from app.domain import PredictionSet
 from app.errors import AppError
 
 router = APIRouter(prefix="/v1/tasks/{task_id}/predictions", tags=["predictions"])
@@ -57,11 +60,20 @@ async def predict(
     serving = await door.predictions.find_serving(caller, task_id)
     queries = await read_queries(request, door, serving.info.input)
     answers = await door.predictions.predict(serving, queries, record=record, explain=explain)
-    decode_timings = dict(request.state.timings_ms)
-    request.state.timings_ms.update(answers.timings_ms)
+    return _respond(request, answers, media)
+
+
+def _respond(request: Request, answers: PredictionSet, media: str) -> Response:
+    since_s = perf_counter()
+    written = write_predictions(answers.predictions) if media == JSON else write_arrays(answers.predictions, media)
+    encode_ms = (perf_counter() - since_s) * 1e3
+    timings_ms = request.state.timings_ms
+    timings_ms |= answers.timings_ms
+    timings_ms |= {"encode": round(encode_ms, 3), "total": round(timings_ms.pop("total") + encode_ms, 3)}
+    telemetry.count_predictions(answers.initializer.name, len(answers.predictions), timings_ms)
     if media != JSON:
-        return array_response(answers, media)
-    return json_response(prediction_set_json(answers, decode_timings), headers={"Vary": "Accept"})
+        return array_response(answers, written, media)
+    return json_response(prediction_set_json(answers, written, timings_ms), headers={"Vary": "Accept"})
 
 
 def _choose_media(request: Request, *, record: bool, explain: bool) -> str:
@@ -118,4 +130,5 @@ async def list_predictions(
 ) -> Response:
     """Those of the query set that came with the task (`source` is `query`) and those that were recorded."""
     page = await door.predictions.list(caller, task_id, after=after, limit=limit)
-    return page_response(request, page, [prediction_set_json(answers) for answers in page.rows])
+    rows = [prediction_set_json(answers, write_predictions(answers.predictions), answers.timings_ms) for answers in page.rows]
+    return page_response(request, page, rows)

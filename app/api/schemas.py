@@ -122,8 +122,8 @@ class PredictionSetJson(BaseModel):
     initializer: InitializerName
     predictions: list[PredictionJson]
     timings_ms: dict[str, float] = Field(
-        description="`decode` of the body, `queue` for the device, `batch` to the device and back, `device`, `encode`; "
-        "`total` of all but `decode`."
+        description="`decode` of the body, `queue` for the device, `batch` to the device and back, `device`, `encode` of the answers; "
+        "`total` of all but `decode`. Of answers that were kept: what was known when they were."
     )
     created_at: datetime
 

@@ -77,8 +77,8 @@ def choose_evidence(weights: Array, labels: Sequence[Label]) -> tuple[Evidence, 
 
 
 def phases_ms(phases: Phases) -> dict[str, float]:
-    """The engine's phases under the names that timings and metrics use."""
-    named = {"queue": phases.queue_ms, "batch": phases.batch_ms, "device": phases.device_ms, "encode": phases.encode_ms}
+    """The engine's phases up to the numbers themselves, under the names that timings and metrics use."""
+    named = {"queue": phases.queue_ms, "batch": phases.batch_ms, "device": phases.device_ms}
     return {name: round(ms, 3) for name, ms in named.items()}
 
 
@@ -87,7 +87,7 @@ def adaptation_phases_ms(adaptation: Adaptation, adapted: Adapted, choose_ms: fl
     started_at = adaptation.started_at or adaptation.created_at
     queue_wait_ms = max(0.0, (started_at - adaptation.created_at).total_seconds() * 1000)
     choose = {} if choose_ms is None else {"choose": choose_ms}
-    return {"queue_wait": queue_wait_ms, **choose, **phases_ms(adapted.phases)}
+    return {"queue_wait": queue_wait_ms, **choose, **phases_ms(adapted.phases), "encode": adapted.phases.encode_ms}
 
 
 def _class_indices(support: SupportSet) -> Array:

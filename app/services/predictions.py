@@ -115,7 +115,6 @@ class PredictionService:
             timings_ms=timings_ms,
             created_at=datetime.now(UTC),
         )
-        telemetry.count_predictions(info.ref.name, len(queries), timings_ms)
         if record:
             answered = await self._record(answered)
         if found.newer is not None:

@@ -161,6 +161,21 @@ async def test_metrics_count_tasks_and_requests(service: Service) -> None:
     assert "http_server_request_duration" in page
 
 
+async def test_every_phase_of_a_prediction_is_in_the_metrics(service: Service) -> None:
+    task = await make_task(service.user)
+    before = await _phases_so_far(service)
+    answer = await service.user.post(task["links"]["predictions"], json={"inputs": (strokes(1) / 255).tolist()})
+    after = await _phases_so_far(service)
+    grown_ms = {phase: 1000 * (seconds - before.get(phase, 0.0)) for phase, seconds in after.items()}
+    assert {phase: ms for phase, ms in grown_ms.items() if ms > 0} == pytest.approx(answer.json()["timings_ms"])
+
+
+async def _phases_so_far(service: Service) -> dict[str, float]:
+    page = (await service.nobody.get("/metrics")).text
+    found = re.findall(r'^innerloop_prediction_phase_seconds_sum\{phase="(\w+)"\} (\S+)$', page, re.M)
+    return {phase: float(seconds) for phase, seconds in found}
+
+
 async def test_the_documented_example_bodies_work(service: Service) -> None:
     document = (await service.nobody.get("/openapi.json")).json()
     example = document["components"]["schemas"]["TaskRequest"]["example"]

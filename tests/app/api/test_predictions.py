@@ -22,8 +22,12 @@ async def test_an_answer_names_label_probabilities_version_and_timings(service: 
     assert answers["predictions"][0]["unknown"] is None, "the card has no figures for it"
     assert (answers["initializer"], answers["revision"]) == ({"name": "tiny-ink", "version": 1}, 1)
     assert (answers["id"], answers["source"]) == (None, "live")
-    assert "decode" in answers["timings_ms"]
-    assert "device;dur=" in response.headers["server-timing"]
+    timings_ms = answers["timings_ms"]
+    assert list(timings_ms) == ["decode", "queue", "batch", "device", "encode", "total"]
+    assert all(ms > 0 for ms in timings_ms.values())
+    assert sum(timings_ms[phase] for phase in ("queue", "batch", "device", "encode")) <= timings_ms["total"]
+    assert all(ms == round(ms, 3) for ms in timings_ms.values())
+    assert f"encode;dur={timings_ms['encode']:.2f}, total;dur=" in response.headers["server-timing"]
 
 
 async def test_one_query_is_answered_as_in_a_batch(service: Service) -> None:
