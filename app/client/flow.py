@@ -1,6 +1,6 @@
 """Requests without I/O: a flow yields what it wants done and is sent the outcome, so sync and async share every decision.
 
-A flow is a generator of `Send` and `Sleep`; `drive` in client.py performs them with httpx.Client, in aio.py with httpx.AsyncClient.
+A flow is a generator of `Send` and `Sleep`; sync.py performs them with httpx.Client, aio.py with httpx.AsyncClient.
 """
 
 from __future__ import annotations

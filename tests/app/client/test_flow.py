@@ -263,11 +263,15 @@ def test_values_of_a_regression_have_no_probabilities() -> None:
 
 
 @pytest.mark.parametrize("name", ["InnerLoop", "AdaptedTask"])
-def test_the_async_client_offers_what_the_sync_one_offers(name: str) -> None:
+def test_the_async_client_offers_what_the_sync_one_offers_in_the_same_words(name: str) -> None:
     import app.client
 
-    def public(of: type) -> dict[str, str]:
-        methods = inspect.getmembers(of, inspect.isfunction)
-        return {key: str(inspect.signature(value)).split("->")[0] for key, value in methods if not key.startswith("_")}
+    def public(of: type) -> dict[str, tuple[str, str]]:
+        methods = {key: value for key, value in inspect.getmembers(of, inspect.isfunction) if not key.startswith("_")}
+        return {key: (str(inspect.signature(value)).split("->")[0], _describe(value)) for key, value in methods.items()}
 
     assert public(getattr(app.client, name)) == public(getattr(app.client, f"Async{name}"))
+
+
+def _describe(method: Callable[..., Any]) -> str:
+    return (method.__doc__ or "").replace("AsyncAdaptedTask", "AdaptedTask")
