@@ -17,7 +17,17 @@ from models.errors import InvalidOptions
 from models.methods.head_space import Gaussian
 from models.methods.solved_head import SolvedHead
 from models.support import Params, Support, make_support, stack_supports
-from tests.models.methods.tiny_heads import METHODS, Array, build, check_outer_gradient, make_classes, make_params, penalty_of, sharpness_of
+from tests.models.methods.tiny_heads import (
+    METHODS,
+    Array,
+    build,
+    check_float32,
+    check_outer_gradient,
+    make_classes,
+    make_params,
+    penalty_of,
+    sharpness_of,
+)
 
 every_method = pytest.mark.parametrize("method", METHODS)
 
@@ -112,13 +122,7 @@ def test_the_outer_gradient_equals_finite_differences_in_every_meta_parameter(me
 
 @every_method
 def test_float32_is_answered_as_float64(method: str) -> None:
-    learner = build_gaussian(method)
-    params, (support, queries) = make_params(learner), make_classes()
-    exact = learner.predict(params, learner.adapt(params, support).state, queries)
-    single = {name: tensor.float() for name, tensor in params.items()}
-    state = learner.adapt(single, support.to("cpu", torch.float32)).state
-    assert all(tensor.dtype in (torch.float32, torch.bool) for tensor in state.values())
-    torch.testing.assert_close(learner.predict(single, state, queries.float()).double(), exact, rtol=1e-3, atol=1e-3)
+    check_float32(build_gaussian(method))
 
 
 @every_method

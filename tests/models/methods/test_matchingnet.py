@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from models.errors import InvalidOptions
-from models.learner import Learner
 from models.methods import build_learner
 from models.methods.matchingnet import MatchingNet
 from models.support import Params, Support, make_support, split_state, stack_supports
-from tests.models.methods.tiny_tasks import is_gradient_of_differences, make_task
+from tests.models.methods.tiny_tasks import golden_outputs, is_gradient_of_differences, make_task
 
 SPEC = {
     "method": "matchingnet",
@@ -155,11 +154,6 @@ def test_the_state_keeps_each_lanes_own_examples() -> None:
 def test_bad_options_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidOptions, match=words):
         build_learner({**SPEC, **options})
-
-
-def golden_outputs(learner: Learner, params: Params) -> Tensor:
-    support, queries, _ = make_task(learner, (1, 2, 1), seed=8)
-    return learner.predict(params, learner.adapt(params, support).state, queries[None])[0]
 
 
 # Printed by golden_outputs(*build(spec)).tolist(); print them again when a formula changes by intent.

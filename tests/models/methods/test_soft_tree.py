@@ -15,7 +15,7 @@ from models.errors import InvalidOptions
 from models.methods import build_learner
 from models.methods.tree import Tree
 from models.support import Params, Support, stack_supports
-from tests.models.methods.tiny_tasks import is_gradient_of_differences, make_task
+from tests.models.methods.tiny_tasks import golden_outputs, is_gradient_of_differences, make_task
 
 SPEC = {
     "method": "tree",
@@ -173,13 +173,7 @@ def test_bad_options_are_refused(options: dict[str, Any], words: str) -> None:
         build_learner({**SPEC, **options})
 
 
-def golden_outputs(spec: dict[str, Any]) -> Tensor:
-    learner, params = build(spec, seed=5)
-    support, queries, _ = make_task(learner, (1, 2, 1), seed=8)
-    return learner.predict(params, learner.adapt(params, support).state, queries[None])[0]
-
-
-# Printed by golden_outputs(SPEC).tolist() and golden_outputs(FREQUENCY).tolist(); print them again when a formula changes by intent.
+# Printed by golden_outputs(*build(SPEC, seed=5)).tolist(), and by that of FREQUENCY; print them again when a formula changes by intent.
 GOLDEN = {
     "ridge": [
         [15.82367296368654, -2.22563312616399, -13.59803983752255],
@@ -197,4 +191,4 @@ GOLDEN = {
 @BOTH
 def test_golden_outputs(spec: dict[str, Any]) -> None:
     expected = torch.tensor(GOLDEN[spec.get("leaves", "ridge")], dtype=torch.float64)
-    torch.testing.assert_close(golden_outputs(spec), expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(golden_outputs(*build(spec, seed=5)), expected, rtol=1e-8, atol=1e-8)

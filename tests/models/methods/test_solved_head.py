@@ -10,7 +10,16 @@ from torch import Tensor
 from models.errors import InvalidOptions
 from models.methods.head_space import Problem
 from models.support import stack_supports
-from tests.models.methods.tiny_heads import METHODS, build, check_outer_gradient, make_classes, make_params, see, sharpness_of
+from tests.models.methods.tiny_heads import (
+    METHODS,
+    build,
+    check_float32,
+    check_outer_gradient,
+    make_classes,
+    make_params,
+    see,
+    sharpness_of,
+)
 
 every_method = pytest.mark.parametrize("method", METHODS)
 
@@ -43,13 +52,7 @@ def test_an_answer_is_one_product_of_the_points_and_the_weights(method: str) -> 
 
 @every_method
 def test_float32_is_answered_as_float64(method: str) -> None:
-    learner = build(method)
-    params, (support, queries) = make_params(learner), make_classes()
-    exact = learner.predict(params, learner.adapt(params, support).state, queries)
-    single = {name: tensor.float() for name, tensor in params.items()}
-    state = learner.adapt(single, support.to("cpu", torch.float32)).state
-    assert all(tensor.dtype in (torch.float32, torch.bool) for tensor in state.values())
-    torch.testing.assert_close(learner.predict(single, state, queries.float()).double(), exact, rtol=1e-3, atol=1e-3)
+    check_float32(build(method))
 
 
 @every_method

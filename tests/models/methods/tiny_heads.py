@@ -92,3 +92,13 @@ def check_outer_gradient(learner: SolvedHead, params: Params) -> None:
     gradients = torch.autograd.grad(loss(*params.values()), list(params.values()))
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
     assert torch.autograd.gradcheck(loss, tuple(params.values()), eps=1e-5, atol=1e-6, rtol=1e-5)
+
+
+def check_float32(learner: SolvedHead) -> None:
+    """Holds its answers in float32 to those in float64, and its states to float32."""
+    params, (support, queries) = make_params(learner), make_classes()
+    exact = learner.predict(params, learner.adapt(params, support).state, queries)
+    single = {name: tensor.float() for name, tensor in params.items()}
+    state = learner.adapt(single, support.to("cpu", torch.float32)).state
+    assert all(tensor.dtype in (torch.float32, torch.bool) for tensor in state.values())
+    torch.testing.assert_close(learner.predict(single, state, queries.float()).double(), exact, rtol=1e-3, atol=1e-3)

@@ -31,6 +31,12 @@ def make_task(learner: Learner, shots: tuple[int, ...], seed: int) -> tuple[Supp
     return make_support(draw(sum(shots)), targets, len(shots)), draw(len(shots)), torch.arange(len(shots))
 
 
+def golden_outputs(learner: Learner, params: Params) -> Tensor:
+    """Answers (3, 3) in the episode whose outputs the tests keep."""
+    support, queries, _ = make_task(learner, (1, 2, 1), seed=8)
+    return learner.predict(params, learner.adapt(params, support).state, queries[None])[0]
+
+
 def outer_loss(outputs: Tensor, answers: Tensor) -> Tensor:
     return F.mse_loss(outputs, answers) if answers.is_floating_point() else F.cross_entropy(outputs, answers)
 
