@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from app import telemetry
 from app.cache import keys
+from app.cache.state_reads import StateReads
 from app.domain import StateKey
 from app.errors import Unavailable
 
@@ -121,14 +122,11 @@ class RedisStateCache:
 
     def __init__(self, redis: Redis, ttl_s: int, *, namespace: str = keys.NAMESPACE) -> None:
         self._redis, self._ttl_s, self._namespace = redis, ttl_s, namespace
+        self._reads = StateReads(redis, ttl_s)
 
     async def get(self, key: StateKey) -> bytes | None:
-        name = keys.states_key(self._namespace, key.task_id)
-        async with _as_unavailable(), self._redis.pipeline(transaction=False) as pipe:
-            pipe.hget(name, keys.state_field(key))
-            pipe.expire(name, self._ttl_s)
-            state, _ = await pipe.execute()
-        return bytes(state) if state is not None else None
+        async with _as_unavailable():
+            return await self._reads.get(keys.states_key(self._namespace, key.task_id), keys.state_field(key))
 
     async def put(self, key: StateKey, state: bytes) -> None:
         name = keys.states_key(self._namespace, key.task_id)
@@ -151,6 +149,7 @@ class RedisStateCache:
             await self._redis.ping()
 
     async def close(self) -> None:
+        await self._reads.close()
         await self._redis.aclose()
 
 

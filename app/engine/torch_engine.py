@@ -1,7 +1,8 @@
 """The engine on torch: the only file of the service that imports `models`.
 
 One device thread runs every batched inner loop and every batched forward. Loading an initializer has a thread and turning states into
-bytes and back has two, so that neither keeps the device, the event loop or the other waiting; bytes are made in batches too.
+bytes and back has two, so that neither keeps the device, the event loop or the other waiting; bytes are made in batches too. What comes
+back by little more than a copy is not worth a thread: the event loop does it.
 """
 
 from __future__ import annotations
@@ -51,9 +52,13 @@ _BYTES_THREADS = 2
 percentile of 44 ms with two and of 57 to 62 ms with one (two cores of an AMD EPYC, 2026-11-21)."""
 
 _WHOLE_BATCH = 32
-"""Lanes that a CPU takes at once before it leaves half of them for the next batch. They cost the same in either, but small batches spend more of
-the interpreter: 64 clients over HTTP had 314 to 358 adaptations a second without such a floor, 375 with one of 16, 414 to 430 with this one
-and where batches were never halved (two cores of an AMD EPYC, 2026-11-21)."""
+"""Lanes that a CPU takes at once before it leaves half of them for the next batch. They cost the same in either, but small batches spend more
+of the interpreter: 64 clients over HTTP had 314 to 358 adaptations a second without such a floor, 375 with one of 16, 414 to 430 with this
+one and where batches were never halved (two cores of an AMD EPYC, 2026-11-21)."""
+
+MOST_BYTES_RESTORED_HERE = 2**18
+"""On a CPU, bringing back a state of a Conv-4 is little more than a copy of its 180 KB and holds the interpreter: the event loop does it
+in less time than a thread can be asked to. Longer ones, and those that have to wait for a GPU, go to a thread."""
 
 T = TypeVar("T")
 
@@ -178,7 +183,7 @@ class TorchEngine:
 
     async def restore(self, key: StateKey, state: bytes) -> None:
         with self._versions.use(key.initializer) as version:
-            restored = await self._call_in(self._bytes_threads, lambda: version.restore(state))
+            restored = await self._restore(version, state)
             self._resident.put(key, restored, restored.n_bytes)
 
     def forget(self, task_id: str) -> None:
@@ -201,12 +206,22 @@ class TorchEngine:
         finally:
             self._lanes[work] -= 1
 
+    async def _restore(self, version: Installed, state: bytes) -> Resident:
+        if self._device.type != "cpu" or len(state) > MOST_BYTES_RESTORED_HERE:
+            return await self._call_in(self._bytes_threads, lambda: version.restore(state))
+        self._check_open()
+        with _in_service_words():
+            return version.restore(state)
+
     async def _call_in(self, thread: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         """The result of `call`, run in `thread`."""
-        if self._is_closed:
-            raise errors.Draining("the engine is shutting down and takes no more work")
+        self._check_open()
         with _in_service_words():
             return await asyncio.get_running_loop().run_in_executor(thread, call)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise errors.Draining("the engine is shutting down and takes no more work")
 
     def _load_version(self, card: Mapping[str, Any], weights: bytes) -> Installed:
         return install(self._load(card, weights), self._device, card.get("confidence"))

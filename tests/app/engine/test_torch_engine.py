@@ -16,10 +16,12 @@ import models.errors
 import models.installed
 from app import errors
 from app.domain import AdaptJob, Answers, Array, InitializerRef, StateKey
+from app.engine import torch_engine
 from app.engine.interface import Engine
 from app.engine.torch_engine import TRANSLATION, TorchEngine, translate
 from models.learner import Adaptation, Learner
 from models.methods import build_learner
+from models.resident import Resident
 from models.state_format import HEAD_BYTES
 from models.support import Params, State, Support
 
@@ -268,6 +270,27 @@ async def test_a_state_that_left_the_device_is_restored_from_its_bytes(engine: T
     np.testing.assert_array_equal((await engine.predict(job.key, queries)).values, before.values)
 
 
+async def test_states_that_are_long_come_back_by_a_thread_as_short_ones_by_the_event_loop(
+    engine: TorchEngine, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, queries, threads = make_job(name, 1), random_images(5, 9), list[str]()
+    state = (await engine.adapt(job)).state
+    restore = models.installed.Installed.restore
+
+    def note_thread(version: models.installed.Installed, encoded: bytes) -> Resident:
+        threads.append(threading.current_thread().name)
+        return restore(version, encoded)
+
+    monkeypatch.setattr(models.installed.Installed, "restore", note_thread)
+    answers = []
+    for most_bytes in (len(state), len(state) - 1):
+        monkeypatch.setattr(torch_engine, "MOST_BYTES_RESTORED_HERE", most_bytes)
+        await engine.restore(job.key, state)
+        answers.append((await engine.predict(job.key, queries)).values)
+    assert [thread.startswith("engine-bytes") for thread in threads] == [False, True]
+    np.testing.assert_array_equal(answers[0], answers[1])
+
+
 async def test_what_answers_first_is_bit_for_bit_what_the_bytes_bring_back(engine: TorchEngine, name: str) -> None:
     """Law 5: the bytes are rounded, so the state that is resident after an adaptation must be so too."""
     job = make_job(name, 1)
@@ -468,6 +491,8 @@ async def test_closing_ends_what_runs_and_refuses_the_rest(engine: TorchEngine) 
     assert isinstance(outcome, errors.Draining) or not isinstance(outcome, BaseException)
     with pytest.raises(errors.Draining):
         await engine.adapt(make_job("maml", 2))
+    with pytest.raises(errors.Draining):
+        await engine.restore(make_job("maml", 1).key, b"")
     with pytest.raises(errors.Draining):
         await engine.install(InitializerRef("maml", 9), SPECS["maml"], b"")
 
