@@ -4,11 +4,13 @@
 
 #include "crew.h"
 #include "forward.h"
+#include "squares.h"
 
 /* What a pass back works in: the gradient in what leaves a block and in its input (n, h, w, c); that in a convolution's result, with
- * zeros around; a kernel (taps, c_out, c_in); each example's gradient in shift and scale (n, 2, c_out); places. */
+ * zeros around; a kernel turned round, its taps or points; each example's gradient in shift and scale (n, 2, c_out). Each thread's own: points
+ * of squares, where any block `goes_by_squares`; places. */
 typedef struct {
-    REAL *above, *below, *slopes, *turned, *affine;
+    REAL *above, *below, *slopes, *turned, *affine, *points;
     ptrdiff_t *begins, *ends;
 } Scratch;
 
@@ -25,17 +27,18 @@ static int slopes_width(const Block *b) { return b->width + 1 + zeros_before(b);
 static int slopes_height(const Block *b) { return b->height + 1 + zeros_before(b); }
 static ptrdiff_t slopes_size(const Block *b) { return (ptrdiff_t)slopes_height(b) * slopes_width(b) * b->c_out; }
 static ptrdiff_t kernel_size(const Block *b) { return (ptrdiff_t)9 * b->c_in * b->c_out; }
+static ptrdiff_t turned_size(const Block *b) { return suits_squares(b) ? POINTS * kernel_pitch(b) : kernel_size(b); }
 static ptrdiff_t affine_size(const Block *b) { return 2 * b->c_out; }
 static ptrdiff_t places_size(const Block *b) {
     const ptrdiff_t in = (ptrdiff_t)b->height_in * b->width_in, out = (ptrdiff_t)b->height * b->width;
     return in > out ? in : out;
 }
 
-/* Room in `at` for a scratch for n examples, less the places; returns how much was taken. Without `s` it only counts. */
+/* Room in `at` for a scratch for n examples, less what is each thread's own; returns how much was taken. Without `s` it only counts. */
 static ptrdiff_t share_reals(const Layout *l, REAL *at, Scratch *s) {
     ptrdiff_t size = 0;
     const ptrdiff_t above = take(&size, l->n * largest(l, out_size)), below = take(&size, l->n * largest(l, out_size)),
-                    slopes = take(&size, l->n * largest(l, slopes_size)), turned = take(&size, largest(l, kernel_size)),
+                    slopes = take(&size, l->n * largest(l, slopes_size)), turned = take(&size, largest(l, turned_size)),
                     affine = take(&size, l->n * largest(l, affine_size));
     if (s) *s = (Scratch){.above = at + above, .below = at + below, .slopes = at + slopes, .turned = at + turned, .affine = at + affine};
     return size;
@@ -48,7 +51,9 @@ static void share_places(const Layout *l, void *memory, Scratch *s) {
     s->ends = s->begins + l->n * largest(l, places_size);
 }
 
-static size_t scratch_bytes(const Layout *l) { return share_reals(l, NULL, NULL) * sizeof(REAL) + places_bytes(l); }
+static size_t points_bytes(const Layout *l) { return largest(l, points_size) * sizeof(REAL); }
+
+static size_t scratch_bytes(const Layout *l) { return share_reals(l, NULL, NULL) * sizeof(REAL) + points_bytes(l) + places_bytes(l); }
 
 static Map slopes_map(const Block *b, REAL *slopes, int example) {
     const ptrdiff_t row = (ptrdiff_t)slopes_width(b) * b->c_out, before = zeros_before(b);
@@ -205,36 +210,6 @@ static void pull_kernel(const Layout *l, const REAL *inputs, int b, REAL *slopes
     pull_rows(l, inputs, b, slopes, 0, 3 * l->blocks[b].c_in, (Update){adds ? gradient : NULL, gradient, 1, NULL}, s);
 }
 
-/* A square of vectors, rows `pitch` apart, with rows and columns exchanged: each round shuffles the first half like cards into the second. */
-INLINE void transpose_square(const REAL *from, ptrdiff_t pitch, REAL *to, ptrdiff_t to_pitch) {
-    vector rows[LENGTH], shuffled[LENGTH];
-    choices low, high;
-#pragma GCC unroll 16
-    for (int i = 0; i < LENGTH; i++) low[i] = i / 2 + i % 2 * LENGTH, high[i] = low[i] + LENGTH / 2;
-#pragma GCC unroll 16
-    for (int i = 0; i < LENGTH; i++) rows[i] = *(const vector *)(from + i * pitch);
-#pragma GCC unroll 4
-    for (int round = 1; round < LENGTH; round *= 2) {
-#pragma GCC unroll 8
-        for (int i = 0; i < LENGTH / 2; i++) {
-            shuffled[2 * i] = SHUFFLE(rows[i], rows[i + LENGTH / 2], low);
-            shuffled[2 * i + 1] = SHUFFLE(rows[i], rows[i + LENGTH / 2], high);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < LENGTH; i++) rows[i] = shuffled[i];
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < LENGTH; i++) *(vector *)(to + i * to_pitch) = rows[i];
-}
-
-/* Taps [first, next) of (9, c_in, c_out) as (9, c_out, c_in), so that what the way back adds up lies in rows. */
-static void turn_kernel(const Block *b, const REAL *kernel, REAL *turned, int first, int next) {
-    for (ptrdiff_t tap = first, at = tap * b->c_in * b->c_out; tap < next; tap++, at += (ptrdiff_t)b->c_in * b->c_out)
-        for (int i = 0; i < b->c_in; i += LENGTH)
-            for (int o = 0; o < b->c_out; o += LENGTH)
-                transpose_square(kernel + at + (ptrdiff_t)i * b->c_out + o, b->c_out, turned + at + (ptrdiff_t)o * b->c_in + i, b->c_in);
-}
-
 /* In one direction: the windows that saw place `at` of a padded input, as how far behind the first of `slopes` each lies and its tap. */
 static int find_windows(const Block *b, int parity, int shifts[3], int taps[3]) {
     if (b->stride == 1) { /* the first of `slopes` is the zero before, so the window a place ends in comes first */
@@ -298,6 +273,44 @@ static void swap_maps(Scratch *s) {
     s->above = s->below, s->below = below;
 }
 
+/* Whether the way back of a block is by squares. The first one's is not: nobody asks for the gradient in the images, nor lays zeros around it. */
+static int goes_by_squares(const Layout *l, int b) { return b && suits_squares(&l->blocks[b]); }
+
+#define TURNS 3
+
+/* A part of TURNS of a block's kernel as the way back wants it: of its taps, or by squares of its rows. */
+static void turn_part(const Layout *l, int b, const REAL *kernel, REAL *turned, int part) {
+    const Block *block = &l->blocks[b];
+    const int vectors = block->c_in / LENGTH;
+    if (goes_by_squares(l, b))
+        turn_squares(block, kernel, turned, first_of(part, TURNS, vectors) * LENGTH, first_of(part + 1, TURNS, vectors) * LENGTH);
+    else
+        turn_kernel(block, kernel, turned, first_of(part, TURNS, 9), first_of(part + 1, TURNS, 9));
+}
+
+/* The gradient in the inputs of examples [first, next) of a block. */
+static void pull_inputs(const Layout *l, int b, int first, int next, const Scratch *s) {
+    const Block *block = &l->blocks[b];
+    const Room room = {s->points, s->begins, s->ends};
+    if (goes_by_squares(l, b))
+        convolve_squares(block, s->slopes, block->c_out, s->turned, first * count_squares(block), next * count_squares(block), s->below, block->c_in,
+                         &room);
+    else
+        pull_convolution(l, b, first, next, 1, &s->slopes, &s->turned, s->below, s);
+}
+
+/* `u` by a part of `parts` of the gradient in a block's kernel. */
+static void pull_part(const Layout *l, const REAL *inputs, int b, int part, int parts, Update u, const Scratch *s) {
+    const Block *block = &l->blocks[b];
+    const int squares = goes_by_squares(l, b), rows = squares ? block->c_in : 3 * block->c_in;
+    const int first = first_of(part, parts, rows), next = first_of(part + 1, parts, rows);
+    const Room room = {s->points, s->begins, s->ends};
+    if (squares)
+        correlate_squares(block, inputs, s->slopes, l->n, first, next, u, &room);
+    else
+        pull_rows(l, inputs, b, s->slopes, first, next, u, s);
+}
+
 /* What becomes of a lane's parameters, or of a place for their gradients, by the gradients: from those in its features, `upstream`. Nobody asks
  * about that in the images. updates: in the order of the params; one that leads nowhere (`to` of NULL) is not computed. The lane's crew shares
  * the work out in `parts` of its examples. */
@@ -305,19 +318,19 @@ static void pull_blocks(const Layout *l, const REAL *const *params, REAL *trace,
                         int parts) {
     for (int b = l->n_blocks - 1; b >= 0; b--) {
         const Block *block = &l->blocks[b];
-        const int depth = 3 * block->c_in, examples = b ? parts : 0, turns = b ? 3 : 0;
+        const int examples = b ? parts : 0, turns = b ? TURNS : 0;
         EACH_ITEM(part, parts + turns, m) {
-            const int first = first_of(part, parts, l->n), next = first_of(part + 1, parts, l->n), tap = 3 * (part - parts);
-            if (part >= parts) turn_kernel(block, KERNEL(params, b), s->turned, tap, tap + 3);
+            const int first = first_of(part, parts, l->n), next = first_of(part + 1, parts, l->n);
+            if (part >= parts) turn_part(l, b, KERNEL(params, b), s->turned, part - parts);
             if (part < parts && b == l->n_blocks - 1) place_gradient(l, upstream, s->above, first, next);
             for (int e = first; part < parts && e < next; e++) pull_activation(l, params, trace, b, e, s);
         }
         EACH_ITEM(item, examples + parts + 1, m) {
             const int share = item - examples;
             if (item < examples)
-                pull_convolution(l, b, first_of(item, parts, l->n), first_of(item + 1, parts, l->n), 1, &s->slopes, &s->turned, s->below, s);
+                pull_inputs(l, b, first_of(item, parts, l->n), first_of(item + 1, parts, l->n), s);
             else if (share < parts && KERNEL(updates, b).to)
-                pull_rows(l, trace + l->input[b], b, s->slopes, first_of(share, parts, depth), first_of(share + 1, parts, depth), KERNEL(updates, b), s);
+                pull_part(l, trace + l->input[b], b, share, parts, KERNEL(updates, b), s);
             else if (share == parts) {
                 if (SHIFT(updates, b).to) sum_examples(s->affine, affine_size(block), l->n, block->c_out, SHIFT(updates, b));
                 if (SCALE(updates, b).to) sum_examples(s->affine + block->c_out, affine_size(block), l->n, block->c_out, SCALE(updates, b));

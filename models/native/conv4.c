@@ -78,7 +78,8 @@ static void pull_item(const void *job_, int lane, void *memory) {
     Update updates[3 * MAX_BLOCKS];
     Crew alone = {0};
     Member me = join_crew(&alone);
-    share_places(l, (REAL *)memory + share_reals(l, memory, &scratch), &scratch);
+    scratch.points = (REAL *)memory + share_reals(l, memory, &scratch);
+    share_places(l, (char *)scratch.points + points_bytes(l), &scratch);
     for (int p = 0; p < n_params(job); p++) updates[p] = (Update){NULL, gradients[p], 1, NULL};
     pull_blocks(l, job->params + (ptrdiff_t)lane * n_params(job), job->traces[lane], job->upstream + lane * l->n * out_size(last_block(l)), updates,
                 &scratch, &me, 1);

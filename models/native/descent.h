@@ -47,13 +47,13 @@ static int count_real(const unsigned char *mask, int most) {
 
 static ptrdiff_t param_size(const Descent *d, int p) { return p % 3 ? d->blocks[p / 3].c_out : kernel_size(&d->blocks[p / 3]); }
 
-/* How a batch is worked on. A thread's memory has a desk for a lane that it owns, a trace for what it only glances at, and places. The last
- * `shared_lanes` lanes have crews, where there are threads without a lane of their own. */
+/* How a batch is worked on. A thread's memory has a desk for a lane that it owns, a trace for what it only glances at, points of squares and
+ * places. The last `shared_lanes` lanes have crews, where there are threads without a lane of their own. */
 typedef struct {
     const Descent *descent;
     Crew *crews;
     int keeps_trace, shared_lanes, helpers;
-    size_t desk_bytes, glance_bytes, places_bytes;
+    size_t desk_bytes, glance_bytes, points_bytes, places_bytes;
 } Plan;
 
 /* A member's view of a lane on its owner's desk. `now` says where the lane's parameters lie at the moment. */
@@ -87,11 +87,12 @@ static Plan plan_descent(const Descent *d, int threads) {
     for (int step = 0; step < d->most_steps; step++) plan.keeps_trace |= moves_body(d, step);
     plan.desk_bytes = share_desk(&whole, d->max_way, plan.keeps_trace, NULL, NULL) * sizeof(REAL);
     plan.glance_bytes = plan.keeps_trace ? 0 : glance.size * sizeof(REAL);
+    plan.points_bytes = plan.keeps_trace ? points_bytes(&whole) : 0;
     plan.places_bytes = places_bytes(plan.keeps_trace ? &whole : &glance);
     return plan;
 }
 
-static size_t descent_bytes(const Plan *plan) { return plan->desk_bytes + plan->glance_bytes + plan->places_bytes; }
+static size_t descent_bytes(const Plan *plan) { return plan->desk_bytes + plan->glance_bytes + plan->points_bytes + plan->places_bytes; }
 
 /* The lane on the desk in `owners` memory, for a member with memory of its own. */
 static void open_desk(const Plan *plan, int lane, int parts, char *owners, char *memory, Desk *desk) {
@@ -103,7 +104,9 @@ static void open_desk(const Plan *plan, int lane, int parts, char *owners, char 
                         .scale = (REAL)d->feature_scale, .targets = d->targets + (ptrdiff_t)lane * d->n};
     for (int p = 0; p < n_body(d); p++) desk->now[p] = d->shared[p];
     share_desk(&l, d->max_way, plan->keeps_trace, (REAL *)owners, desk);
-    share_places(plan->keeps_trace ? &l : &glance, memory + plan->desk_bytes + plan->glance_bytes, &desk->scratch);
+    memory += plan->desk_bytes + plan->glance_bytes;
+    desk->scratch.points = (REAL *)memory;
+    share_places(plan->keeps_trace ? &l : &glance, memory + plan->points_bytes, &desk->scratch);
 }
 
 /* Features of the lane's examples [first, next) by parameters that may move: the trace of them is kept. */

@@ -118,13 +118,20 @@ def on_threads(threads: int, call: Callable[[], Any]) -> Any:
         torch.set_num_threads(before)
 
 
-@given(method=st.sampled_from(IN_C), lanes=lanes_of_tasks, threads=st.integers(1, 5), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@given(
+    method=st.sampled_from(IN_C),
+    downsample=st.sampled_from(["stride", "pool"]),
+    lanes=lanes_of_tasks,
+    threads=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
 def test_a_lane_is_the_same_to_the_last_bit_alone_and_beside_lanes_of_other_steps(
-    method: str, lanes: list[tuple[Shots, int]], threads: int, seed: int
+    method: str, downsample: str, lanes: list[tuple[Shots, int]], threads: int, seed: int
 ) -> None:
-    learner, steps = build(method), [count for _, count in lanes]
-    params, tasks = draw_params(learner, seed, torch.float32), draw_tasks([shots for shots, _ in lanes], seed, dtype=torch.float32)
+    shape = (1, 18, 20)  # pooled: maps of 9x10, whose squares are more than are worked on at once, and one place beyond the border
+    learner, steps = build(method, {"downsample": downsample}, shape), [count for _, count in lanes]
+    params, tasks = draw_params(learner, seed, torch.float32), draw_tasks([shots for shots, _ in lanes], seed, shape, torch.float32)
     together = on_threads(threads, lambda: adapt_each(learner, params, stack_supports(tasks), steps))
     for lane, (task, count) in enumerate(zip(tasks, steps, strict=True)):
         alone = on_threads(1, partial(learner.adapt, params, task, count))
