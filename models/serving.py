@@ -20,6 +20,10 @@ from models.task_embedding import describe_features, embed_tasks
 
 T = TypeVar("T")
 
+MOST_ALONE = 1 << 17
+"""Numbers of a tensor on the host that one thread sums up. From 32,768 on torch wakes its others, and where other processes have their core
+it waits for them: sums of 10 us took up to 8 ms (two cores of an AMD EPYC, 2026-11-21)."""
+
 
 @dataclass(frozen=True)
 class AdaptedLane:
@@ -100,6 +104,10 @@ def _adapt(learner: Learner, params: Params, support: Support, steps: Sequence[i
 def _find_finite(tensors: Sequence[Tensor]) -> list[bool]:
     """Which lanes have numbers only. By sums: one is infinite, too, where numbers are beyond all use."""
     floats = [tensor for tensor in tensors if tensor.is_floating_point()]
+    if all(tensor.is_cpu and tensor.numel() <= MOST_ALONE for tensor in floats):
+        with np.errstate(all="ignore"):
+            alone = np.stack([tensor.numpy().sum(tuple(range(1, tensor.dim()))) for tensor in floats])
+        return [bool(lane) for lane in np.isfinite(alone).all(0)]
     sums = [tensor.flatten(1).sum(1) if tensor.is_contiguous() else tensor.sum(tuple(range(1, tensor.dim()))) for tensor in floats]
     finite: list[bool] = torch.stack(sums).isfinite().all(0).tolist()
     return finite

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from models import serving
 from models.errors import InvalidOptions, OutOfMemory
 from models.methods import build_learner
 from models.serving import adapt_lanes, mixes_steps
@@ -56,10 +57,20 @@ def test_a_learner_whose_lanes_stay_to_the_end_takes_equal_steps_only() -> None:
         adapt_lanes(learner, params, tasks, [2, 1])
 
 
-def test_a_lane_that_diverges_is_marked_and_the_others_are_not(params: Params) -> None:
+@pytest.mark.parametrize("most_alone", [0, serving.MOST_ALONE])
+def test_a_lane_that_diverges_is_marked_and_the_others_are_not(params: Params, most_alone: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "MOST_ALONE", most_alone)
     wild = make_task(2, 1)
     wild.inputs.fill_(torch.inf)
     assert [lane.is_finite for lane in adapt_lanes(LEARNER, params, [make_task(2, 1), wild], 2)] == [True, False]
+
+
+def test_numbers_are_found_finite_or_not_however_many_threads_sum_them_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = [torch.zeros(4, 3, 2), torch.zeros(4, 2, 3).mT, torch.ones(4, 1), torch.zeros(4, 2, dtype=torch.bool)]
+    tensors[0][1, 2, 0], tensors[1][2, 1, 1], tensors[1][2, 0, 0] = torch.nan, torch.inf, -torch.inf
+    for most_alone in (0, serving.MOST_ALONE):
+        monkeypatch.setattr(serving, "MOST_ALONE", most_alone)
+        assert serving._find_finite(tensors) == [True, False, False, True]
 
 
 def test_a_device_without_room_says_so(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
