@@ -117,7 +117,8 @@ def stack_states(states: Sequence[State], names: Iterable[str] | None = None) ->
 def split_state(state: State) -> list[State]:
     """One state per lane, each with a lane axis of one, its padded axes cut to its own number of ways and examples: views of `state`."""
     counts = {mask: state[mask].sum(1).tolist() for mask in MASKS if mask in state}
-    lanes: dict[str, Sequence[Tensor]] = {name: torch.split(tensor, 1) for name, tensor in state.items()}
+    n_lanes = len(next(iter(state.values())))
+    lanes: dict[str, Sequence[Tensor]] = {name: (tensor,) if n_lanes == 1 else torch.split(tensor, 1) for name, tensor in state.items()}
     axes = {name: list(enumerate(padded_axes(name), start=1)) for name in state}
 
     def take(name: str, lane: int) -> Tensor:
@@ -126,7 +127,7 @@ def split_state(state: State) -> list[State]:
             tensor = tensor if tensor.shape[axis] == counts[mask][lane] else tensor.narrow(axis, 0, counts[mask][lane])
         return tensor
 
-    return [{name: take(name, lane) for name in state} for lane in range(len(next(iter(lanes.values()))))]
+    return [{name: take(name, lane) for name in state} for lane in range(n_lanes)]
 
 
 def padded_axes(name: str) -> tuple[str, ...]:
