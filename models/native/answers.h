@@ -140,7 +140,7 @@ static void answer_item(const void *job, int item, void *scratch) {
     Ahead ahead = look_ahead(q, item);
     fetch_beginning(q, item);
     place_images(&q->part, asked->queries + first * image_size(&q->part.blocks[0]), trace, 0, count);
-    run_blocks(&q->part, row, bases_of(q, row), trace, 0, count, (ptrdiff_t *)(features + q->part.n * depth), &ahead);
+    run_blocks(&q->part, row, bases_of(q, row), trace, 0, count, (ptrdiff_t *)(features + q->part.n * depth), &ahead, NULL);
     read_features(&q->part, trace + q->part.out, features, 0, count);
     for (int e = 0; e < count; e++)
         answer_query(q->reading, head, features + e * depth, depth, q->values + asked->first_value + (first + e) * n,

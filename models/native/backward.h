@@ -4,7 +4,6 @@
 
 #include "crew.h"
 #include "forward.h"
-#include "squares.h"
 
 /* What a pass back works in: the gradient in what leaves a block and in its input (n, h, w, c); that in a convolution's result, with
  * zeros around; a kernel turned round, its taps or points; each example's gradient in shift and scale (n, 2, c_out). Each thread's own: points
@@ -272,9 +271,6 @@ static void swap_maps(Scratch *s) {
     REAL *below = s->above;
     s->above = s->below, s->below = below;
 }
-
-/* Whether the way back of a block is by squares. The first one's is not: nobody asks for the gradient in the images, nor lays zeros around it. */
-static int goes_by_squares(const Layout *l, int b) { return b && suits_squares(&l->blocks[b]); }
 
 #define TURNS 3
 

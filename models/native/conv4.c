@@ -29,7 +29,7 @@ static void run_item(const void *job_, int item, void *scratch) {
     const int next = first + job->per_item < l->n ? first + job->per_item : l->n;
     REAL *trace = job->traces[lane];
     place_images(l, job->images + lane * l->n * image_size(&l->blocks[0]), trace, first, next);
-    run_blocks(l, job->params + (ptrdiff_t)lane * n_params(job), NULL, trace, first, next, scratch, NULL);
+    run_blocks(l, job->params + (ptrdiff_t)lane * n_params(job), NULL, trace, first, next, scratch, NULL, NULL);
     read_features(l, trace + l->out, job->features + lane * l->n * out_size(last_block(l)), first, next);
 }
 
@@ -42,7 +42,7 @@ static void glance_item(const void *job_, int item, void *scratch) {
     const ptrdiff_t begin = (ptrdiff_t)lane * job->layout.n + first;
     REAL *trace = scratch;
     place_images(&part, job->images + begin * image_size(&part.blocks[0]), trace, 0, count);
-    run_blocks(&part, job->params + (ptrdiff_t)lane * n_params(job), NULL, trace, 0, count, (ptrdiff_t *)(trace + part.size), NULL);
+    run_blocks(&part, job->params + (ptrdiff_t)lane * n_params(job), NULL, trace, 0, count, (ptrdiff_t *)(trace + part.size), NULL, NULL);
     read_features(&part, trace + part.out, job->features + begin * out_size(last_block(&part)), 0, count);
 }
 

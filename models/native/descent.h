@@ -87,7 +87,7 @@ static Plan plan_descent(const Descent *d, int threads) {
     for (int step = 0; step < d->most_steps; step++) plan.keeps_trace |= moves_body(d, step);
     plan.desk_bytes = share_desk(&whole, d->max_way, plan.keeps_trace, NULL, NULL) * sizeof(REAL);
     plan.glance_bytes = plan.keeps_trace ? 0 : glance.size * sizeof(REAL);
-    plan.points_bytes = plan.keeps_trace ? points_bytes(&whole) : 0;
+    plan.points_bytes = points_bytes(&whole);
     plan.places_bytes = places_bytes(plan.keeps_trace ? &whole : &glance);
     return plan;
 }
@@ -114,7 +114,8 @@ static void look(const Desk *desk, int is_first, int first, int next, REAL *feat
     const Descent *d = desk->descent;
     const Layout *l = &desk->layout;
     if (is_first) place_images(l, d->images + (ptrdiff_t)desk->lane * d->n * image_size(&d->blocks[0]), desk->trace, first, next);
-    run_blocks(l, desk->now, NULL, desk->trace, first, next, desk->scratch.begins, NULL);
+    const Room room = {desk->scratch.points, desk->scratch.begins, desk->scratch.ends};
+    run_blocks(l, desk->now, NULL, desk->trace, first, next, desk->scratch.begins, NULL, &room);
     read_features(l, desk->trace + l->out, features, first, next);
 }
 
@@ -123,7 +124,8 @@ static void glance(const Desk *desk, int first, int next, REAL *features) {
     const Descent *d = desk->descent;
     const Layout part = lay_out(d->blocks, d->n_blocks, next - first);
     place_images(&part, d->images + ((ptrdiff_t)desk->lane * d->n + first) * image_size(&d->blocks[0]), desk->glanced, 0, part.n);
-    run_blocks(&part, desk->now, NULL, desk->glanced, 0, part.n, desk->scratch.begins, NULL);
+    const Room room = {desk->scratch.points, desk->scratch.begins, desk->scratch.ends};
+    run_blocks(&part, desk->now, NULL, desk->glanced, 0, part.n, desk->scratch.begins, NULL, &room);
     read_features(&part, desk->glanced + part.out, features + first * desk->task.width, 0, part.n);
 }
 

@@ -6,6 +6,7 @@
 
 #include "network.h"
 #include "packed.h"
+#include "squares.h"
 #include "strips.h"
 
 #define EPSILON ((REAL)1e-5)
@@ -100,29 +101,40 @@ static int choose_portion(const Block *b) {
     return fit < 1 ? 1 : (int)fit;
 }
 
-/* The sums of `count` windows over padded `input`, by a kernel that is packed where there is a `base`. */
-static void convolve(const Block *b, const REAL *input, const REAL *kernel, const REAL *base, const ptrdiff_t *begins, REAL *to,
-                     const ptrdiff_t *ends, int count, Ahead *ahead) {
+/* The sums of examples [first, next) of a block: by a kernel that is packed where there is a `base`, by squares where the caller has room for
+ * these. */
+static void convolve(const Layout *l, const REAL *kernel, const REAL *base, REAL *trace, int b, int first, int next, const ptrdiff_t *begins,
+                     const ptrdiff_t *ends, Ahead *ahead, const Room *room) {
+    const Block *block = &l->blocks[b];
+    const int squares = count_squares(block), count = (next - first) * block->height * block->width;
+    REAL *input = trace + l->input[b], *sums = trace + l->sums[b];
+    if (room && goes_by_squares(l, b)) {
+        convolve_squares(block, input, block->c_in, kernel_points(block, room), first * squares, next * squares, sums, block->c_out, room);
+        return;
+    }
     Tap taps[3];
-    const int n_taps = window_taps(b, input, base ? base : kernel, taps);
-    if (base) multiply_packed(taps, n_taps, 3 * b->c_in, b->c_out, kernel, base, begins, to, ends, count, ahead);
-    else multiply(taps, n_taps, 3 * b->c_in, b->c_out, begins, to, ends, count, ahead);
+    const int n_taps = window_taps(block, input + first * input_size(block), base ? base : kernel, taps);
+    sums += first * sums_size(block);
+    if (base) multiply_packed(taps, n_taps, 3 * block->c_in, block->c_out, kernel, base, begins, sums, ends, count, ahead);
+    else multiply(taps, n_taps, 3 * block->c_in, block->c_out, begins, sums, ends, count, ahead);
 }
 
 /* Blocks of examples [first, next) of a lane. bases: of each block whose kernel is packed what it differs from, or NULL for none; places: room
- * for two numbers a place of the largest block; ahead: what to fetch meanwhile. */
+ * for two numbers a place of the largest block; ahead: what to fetch meanwhile; room: that for squares, or NULL for the direct way. */
 static void run_blocks(const Layout *l, const REAL *const *params, const REAL *const *bases, REAL *trace, int first, int next, ptrdiff_t *places,
-                       Ahead *ahead) {
+                       Ahead *ahead, const Room *room) {
     for (int b = 0; b < l->n_blocks; b++) {
         const Block *block = &l->blocks[b];
         const int many = next - first < choose_portion(block) ? next - first : choose_portion(block);
         ptrdiff_t *ends = places + (ptrdiff_t)many * block->height * block->width;
-        window_places(block, many, places, ends);
+        if (room && goes_by_squares(l, b))
+            bring_kernel(block, KERNEL(params, b), kernel_points(block, room));
+        else
+            window_places(block, many, places, ends);
         for (int e = first; e < next; e += many) {
-            const int now = next - e < many ? next - e : many;
-            convolve(block, trace + l->input[b] + e * input_size(block), KERNEL(params, b), bases ? bases[b] : NULL, places,
-                     trace + l->sums[b] + e * sums_size(block), ends, now * block->height * block->width, ahead);
-            normalise_and_activate(l, params, trace, b, e, e + now);
+            const int until = next - e < many ? next : e + many;
+            convolve(l, KERNEL(params, b), bases ? bases[b] : NULL, trace, b, e, until, places, ends, ahead, room);
+            normalise_and_activate(l, params, trace, b, e, until);
         }
     }
 }

@@ -30,6 +30,9 @@ static int suits_squares(const Block *b) {
     return b->stride == 1 && b->c_in % LENGTH == 0 && squares >= 4 && 12 * squares <= 4 * b->height * b->width;
 }
 
+/* Whether a block of a network does. The first does not: nobody asks for the gradient in the images, nor lays zeros around it. */
+static int goes_by_squares(const Layout *l, int b) { return b && suits_squares(&l->blocks[b]); }
+
 /* Memory of one thread: two maps' squares and a kernel at all points, and places of theirs. */
 typedef struct {
     REAL *points;
@@ -140,6 +143,18 @@ INLINE void bring_taps(const Block *b, const REAL *kernel, vector found[POINTS])
     TRANSFORM(taps_to_points, taps, 3, 4, found);
 }
 
+/* Where in a thread's memory a kernel lies at all points. */
+static REAL *kernel_points(const Block *b, const Room *room) { return room->points + POINTS * (map_pitch(b->c_in) + map_pitch(b->c_out)); }
+
+/* What `convolve_squares` needs of a kernel: all points of it (POINTS, c_in, c_out). */
+static void bring_kernel(const Block *b, const REAL *kernel, REAL *points) {
+    for (ptrdiff_t k = 0; k < (ptrdiff_t)b->c_in * b->c_out; k += LENGTH) {
+        vector found[POINTS];
+        bring_taps(b, kernel + k, found);
+        UNROLL for (int p = 0; p < POINTS; p++) *(vector *)(points + p * kernel_pitch(b) + k) = found[p];
+    }
+}
+
 /* `u` by the gradient in rows [first, next) of each tap, from all points. */
 static void settle_taps(const Block *b, const REAL *points, int first, int next, Update u) {
     const ptrdiff_t count = (ptrdiff_t)(next - first) * b->c_out, pitch = point_pitch(count);
@@ -156,7 +171,7 @@ static void settle_taps(const Block *b, const REAL *points, int first, int next,
     }
 }
 
-/* What `convolve_squares` needs of a kernel: rows [first, next) of each tap at all points, turned round (POINTS, c_out, c_in) and mirrored, which
+/* The same for the way back: rows [first, next) of each tap at all points, turned round (POINTS, c_out, c_in) and mirrored, which
  * exchanges first and last points. */
 static void turn_squares(const Block *b, const REAL *kernel, REAL *turned, int first, int next) {
     REAL corner[POINTS][LENGTH * LENGTH];
@@ -196,7 +211,7 @@ static void convolve_squares(const Block *b, const REAL *maps, int depth, const 
 static void correlate_squares(const Block *b, const REAL *inputs, const REAL *slopes, int n, int first, int next, Update u, const Room *room) {
     const int c = first / LENGTH * LENGTH, end = (next + LENGTH - 1) / LENGTH * LENGTH, rows = next - first, count = n * count_squares(b);
     const ptrdiff_t size = (ptrdiff_t)rows * b->c_out;
-    REAL *results = room->points + POINTS * map_pitch(b->c_in), *found = results + POINTS * map_pitch(b->c_out);
+    REAL *results = room->points + POINTS * map_pitch(b->c_in), *found = kernel_points(b, room);
     int at = 0;
     do { /* once at least: where there are no examples the gradient is zero */
         const int until = least(at + SQUARES, count);
