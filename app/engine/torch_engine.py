@@ -52,9 +52,9 @@ _BYTES_THREADS = 2
 percentile of 44 ms with two and of 57 to 62 ms with one (two cores of an AMD EPYC, 2026-11-21)."""
 
 _WHOLE_BATCH = 32
-"""Lanes that a CPU takes at once before it leaves half of them for the next batch. They cost the same in either, but small batches spend more
-of the interpreter: 64 clients over HTTP had 314 to 358 adaptations a second without such a floor, 375 with one of 16, 414 to 430 with this
-one and where batches were never halved (two cores of an AMD EPYC, 2026-11-21)."""
+"""Lanes that a CPU takes at once before it leaves half of them for the next batch. They cost the same in either, but small batches spend
+more of the interpreter: 64 clients over HTTP had 314 to 358 adaptations a second without such a floor, 375 with one of 16, 414 to 430 with
+this one and where batches were never halved (two cores of an AMD EPYC, 2026-11-21)."""
 
 MOST_BYTES_RESTORED_HERE = 2**18
 """On a CPU, bringing back a state of a Conv-4 is little more than a copy of its 180 KB and holds the interpreter: the event loop does it
