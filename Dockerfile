@@ -3,7 +3,7 @@
 # for CUDA:                        docker build -t innerloop --build-arg TORCH=cu130 .
 # Every RUN line is a command the Makefile uses too (tests/architecture/test_docker.py), so `make` checks it without an engine.
 ARG PYTHON_IMAGE=python:3.13-slim-trixie
-# The same Python with a C compiler, for models/native.
+# The same Python with a C compiler, for models/native and app/native.
 ARG BUILD_IMAGE=python:3.13-trixie
 
 FROM ${BUILD_IMAGE} AS build

@@ -23,7 +23,7 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 
-NATIVE := hatch_build.py $(wildcard models/native/*.[ch]) models/native/build.py
+NATIVE := hatch_build.py $(wildcard models/native/*.[ch] app/native/*.[ch]) models/native/build.py app/native/build.py
 
 $(STAMP): pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'

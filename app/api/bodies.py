@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from app.errors import InvalidBody, InvalidInput, InvalidOptions, InvalidQuery, InvalidSupport, Issue, UnsupportedMedia
+from app.native.json_numbers import load_json
 
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
@@ -75,9 +76,9 @@ async def off_loop(n_bytes: int, call: Callable[[], R]) -> R:
 
 
 def parse_json(body: bytes | str) -> Any:
-    """The document of RFC 8259 JSON: UTF-8, no NaN or Infinity, at most 1024 deep."""
+    """The document of RFC 8259 JSON: UTF-8, no NaN or Infinity, at most 1024 deep. Large blocks of numbers in bytes may be arrays."""
     try:
-        return orjson.loads(body)
+        return load_json(body) if isinstance(body, bytes) else orjson.loads(body)
     except orjson.JSONDecodeError as error:
         detail = f"expected JSON in UTF-8: {error.msg} (at line {error.lineno}, column {error.colno})"
         raise InvalidBody(detail, issues=[Issue("#", detail)]) from None

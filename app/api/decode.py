@@ -51,6 +51,8 @@ class Place:
 
 def decode_inputs(value: object, place: Place) -> Array:
     """Inputs (n, *input shape) as float32, or uint8 where bytes 0 to 255 were sent. Raises UndecodableInput or the place's fault."""
+    if isinstance(value, np.ndarray):  # a block of numbers that never was lists, see app.native.json_numbers
+        return _normalise(_as_float32(value), place.spec)
     if isinstance(value, list):
         return _normalise(_numbers(value, place), place.spec)
     if not isinstance(value, dict):

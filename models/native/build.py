@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,12 @@ def list_instruction_sets(machine: str = "") -> tuple[InstructionSet, ...]:
 
 def library_path(instructions: InstructionSet, name: str) -> Path:
     """Where one of LIBRARIES lies, if it was built."""
-    return BUILT / f"{name}-{instructions.name}.so"
+    return BUILT / file_name(instructions, name)
+
+
+def file_name(instructions: InstructionSet, name: str) -> str:
+    """What a library's file is called."""
+    return f"{name}-{instructions.name}.so"
 
 
 def find_compiler() -> str | None:
@@ -68,22 +73,30 @@ def find_compiler() -> str | None:
 
 def build_libraries() -> list[Path]:
     """All libraries of this machine's architecture, made anew; none without a compiler. Raises CalledProcessError where it fails."""
+    return compile_libraries(FOLDER, BUILT, LIBRARIES, list_instruction_sets())
+
+
+def compile_libraries(folder: Path, built: Path, libraries: Mapping[str, Library], sets: Sequence[InstructionSet]) -> list[Path]:
+    """The same of the libraries of any folder: each once for each of the instruction sets."""
     compiler = find_compiler()
     if compiler is None:
         return []
-    BUILT.mkdir(exist_ok=True)
-    wanted = [(instructions, name) for instructions in list_instruction_sets() for name in LIBRARIES]
+    built.mkdir(exist_ok=True)
+    wanted = [(instructions, name, library) for instructions in sets for name, library in libraries.items()]
     with ThreadPoolExecutor() as threads:
-        return list(threads.map(lambda each: _compile(compiler, *each), wanted))
+        return list(threads.map(lambda each: _compile([compiler, *_list_arguments(folder, each[0], each[2])], built, *each[:2]), wanted))
 
 
-def _compile(compiler: str, instructions: InstructionSet, name: str) -> Path:
+def _list_arguments(folder: Path, instructions: InstructionSet, library: Library) -> list[str]:
+    flags = [*FLAGS, *instructions.flags, f"-DVECTOR_BYTES={instructions.vector_bytes}", *library.flags]
+    return [*flags, str(folder / library.source), "-lm"]
+
+
+def _compile(command: list[str], built: Path, instructions: InstructionSet, name: str) -> Path:
     """Written beside and moved into place: a process that has the old library open keeps it."""
-    target, library = library_path(instructions, name), LIBRARIES[name]
+    target = built / file_name(instructions, name)
     unfinished = target.with_suffix(f".{os.getpid()}.tmp")
-    options = [*FLAGS, *instructions.flags, f"-DVECTOR_BYTES={instructions.vector_bytes}", *library.flags]
-    command = [compiler, *options, str(FOLDER / library.source), "-o", str(unfinished), "-lm"]
-    subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 (our own arguments)
+    subprocess.run([*command, "-o", str(unfinished)], check=True, capture_output=True, text=True)  # noqa: S603 (our own arguments)
     return unfinished.replace(target)
 
 
