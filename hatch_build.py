@@ -1,4 +1,4 @@
-"""Builds the C of `models/native` and `app/native` into the wheel, where there is a compiler; without one the wheel is pure Python and slower."""
+"""Builds the C of `models/native` and `app/native` into the wheel, where there is a compiler; without one it is pure Python and slower."""
 
 from __future__ import annotations
 

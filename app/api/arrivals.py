@@ -189,9 +189,10 @@ def _is_pictures(value: object) -> bool:
 
 
 async def _decode(value: object, place: Place, n_bytes: int) -> Array:
-    # A picture of a few bytes can be one of millions of pixels, so pictures never hold up the event loop; to convert a number of an array is
-    # less work than to parse a byte of text.
-    n_bytes = bodies.THREAD_FROM_BYTES if _is_pictures(value) else value.size if isinstance(value, np.ndarray) else n_bytes
+    if isinstance(value, np.ndarray):
+        n_bytes = value.size  # a number of an array is less work than a byte of text
+    elif _is_pictures(value):
+        n_bytes = bodies.THREAD_FROM_BYTES  # a picture of a few bytes can be one of millions of pixels, so none holds up the event loop
     return await bodies.off_loop(n_bytes, lambda: decode_inputs(value, place))
 
 
