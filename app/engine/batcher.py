@@ -129,7 +129,8 @@ class Batcher(Generic[T, R]):
                 loop.call_soon_threadsafe(_deliver, list(batch), results)
 
     def _take_batch(self) -> _Lanes[R, T]:
-        """The longest waiting lane and, in order of arrival, those of its bucket that still fit. None: the next caller starts anew."""
+        """The longest waiting lane and, in order of arrival, those of its bucket that still fit. Where nothing waits, the next
+        caller starts anew."""
         with self._lock:
             batch = self._choose_batch()
             for future in batch:
@@ -139,7 +140,7 @@ class Batcher(Generic[T, R]):
 
     def _choose_batch(self) -> _Lanes[R, T]:
         batch: _Lanes[R, T] = {}
-        bucket, largest = None, 0
+        bucket, largest, most = None, 0, self._most_lanes()
         for future, lane in self._waiting.items():
             if future.done():
                 continue
@@ -149,7 +150,7 @@ class Batcher(Generic[T, R]):
                 continue
             batch[future] = lane
             largest = max(largest, lane.size)
-            if len(batch) == self._most_lanes():
+            if len(batch) == most:
                 break
         return batch
 

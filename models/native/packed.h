@@ -16,8 +16,8 @@ typedef int32_t whole_numbers __attribute__((vector_size(VECTOR_BYTES / sizeof(R
 typedef float scales __attribute__((vector_size(VECTOR_BYTES / sizeof(REAL) * 4), aligned(1), may_alias));
 typedef float unaligned_float __attribute__((aligned(1), may_alias));
 
-/* A vector of bytes that is in a register: the compiler would load each byte by itself to widen it. */
-#if defined(__x86_64__) || defined(__i386__)
+/* A vector of bytes that is in a register: GCC would load each byte by itself to widen it. */
+#if defined(__x86_64__) && !defined(__clang__)
 #define IN_REGISTER(value) __asm__("" : "+v"(value))
 #else
 #define IN_REGISTER(value)
