@@ -62,10 +62,8 @@ in less time than a thread can be asked to. Longer ones, and those that have to 
 
 T = TypeVar("T")
 
-
 Load = Callable[[Mapping[str, Any], bytes], Loaded]
 """Verifies a card and its weights. Raises CheckpointCorrupt."""
-
 
 _Adapt = AdaptLane[Installed]
 _Trial = TrialLane[Installed]

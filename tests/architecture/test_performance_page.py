@@ -20,5 +20,5 @@ def test_the_readme_has_the_figures_of_the_files() -> None:
 
 
 def test_every_file_is_of_a_benchmark_that_the_page_has() -> None:
-    known = {"adapt", "train", "predict", "serve", "cache", "memory"}
+    known = {"adapt", "train", "paths", "predict", "serve", "cache", "memory"}
     assert {report.benchmark for report in read_reports(RESULTS).reports} <= known
