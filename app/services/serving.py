@@ -38,13 +38,20 @@ def require_serving(task: Task) -> Adaptation:
 
 @dataclass(frozen=True)
 class Remembered:
-    """What served a task a moment ago, for its owner only. latest: the version that the task's latest revision names."""
+    """What served a task a moment ago, for its owner only. latest: the version that the task's latest revision names. due_s: when it is
+    to be read again, so that nobody has to wait for that at `until_s`."""
 
     owner: str
     serving: Serving
     latest: InitializerRef
     expires_at: datetime | None
+    due_s: float
     until_s: float
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is to be read again, while it still answers."""
+        return monotonic() >= self.due_s
 
     def holds_for(self, caller: Caller) -> bool:
         """Whether the caller may still be answered by it."""
@@ -59,7 +66,7 @@ class Reading:
 
 
 class ServingMemory:
-    """Spares a prediction its questions to the database: what serves a task is read at most once in ttl_s.
+    """Spares a prediction its questions to the database: what serves a task is read at most twice in ttl_s.
 
     A task deleted in this process is forgotten before the deletion is answered, and a revision that became ready at the latest when this
     process says so. Other processes tell by signal; while none can be heard nothing is answered from here, and ttl_s bounds what a
@@ -99,8 +106,9 @@ class ServingMemory:
         self._remembered.pop(task.id, None)  # so that the first of the dict is the one read longest ago
         if len(self._remembered) >= _MAX_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
-        until_s = monotonic() + self._ttl_s
-        self._remembered[task.id] = Remembered(task.owner, serving, task.latest.initializer, task.expires_at, until_s)
+        now_s = monotonic()
+        times_s = now_s + self._ttl_s / 2, now_s + self._ttl_s
+        self._remembered[task.id] = Remembered(task.owner, serving, task.latest.initializer, task.expires_at, *times_s)
 
     def notice(self, task: Task) -> Task:
         """The task, which is about to be shown: whoever sees what serves it is not answered by an older revision afterwards."""

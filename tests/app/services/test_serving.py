@@ -80,6 +80,35 @@ async def test_what_serves_is_read_again_after_a_second(world: World, reads: lis
     assert reads == ["read"]
 
 
+async def test_what_serves_is_read_again_before_its_second_is_over_and_nobody_waits_for_it(
+    world: World, reads: list[str], clock: list[float]
+) -> None:
+    task_id = await ready_task(world)
+    await world.predict(ANN, task_id, CATS)
+    reads.clear()
+    clock[0] = 0.6
+    await asyncio.gather(*(world.predict(ANN, task_id, CATS) for _ in range(3)))
+    await asyncio.gather(*world.predictions._refreshing.values())
+    assert reads == ["read"]
+    clock[0] = 1.05  # the first read is forgotten, the second one not yet due
+    assert await revision_of(world, task_id) == 1
+    assert reads == ["read"]
+
+
+async def test_a_task_deleted_elsewhere_is_gone_after_its_second_although_it_was_to_be_read_again(
+    world: World, second: World, clock: list[float]
+) -> None:
+    task_id = await ready_task(world)
+    await world.predict(ANN, task_id, CATS)
+    await second.tasks.delete(ANN, task_id)
+    clock[0] = 0.6
+    await world.predict(ANN, task_id, CATS)
+    await asyncio.gather(*world.predictions._refreshing.values())
+    clock[0] = 1.05
+    with pytest.raises(NotFound):
+        await world.predict(ANN, task_id, CATS)
+
+
 async def test_a_deleted_task_is_forgotten_before_the_deletion_is_answered(world: World) -> None:
     task_id = await ready_task(world)
     await world.predict(ANN, task_id, CATS)
