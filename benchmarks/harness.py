@@ -76,7 +76,8 @@ class Row:
     ours, peers: in `unit`; of a rate (a unit that ends in /s) more is better, of anything else less
     ratio: ours to the fastest peer, above one where we are faster; None without peers
     limit_fraction: the share of what would be done at the rate of a large matrix product, above one where ours is the better arithmetic
-    peak_fraction: the share of what bare multiply-adds in registers would do, in [0, 1]; either is None where it is not known
+    peak_fraction: the share of what bare multiply-adds in registers would do, above one where ours takes fewer; either is None where it is
+    not known
     details: whatever else helps to read the row, such as the spread
     """
 
