@@ -64,7 +64,7 @@ class PredictionService:
         self._initializers, self._memory, self._settings = initializers, memory, settings
         self._readaptation, self._reads = Readaptation(database, queue), ServingReads(database)
         self._flights: SingleFlight[StateKey, None] = SingleFlight()
-        self._refreshing: dict[str, asyncio.Task[None]] = {}
+        self._refreshes: SingleFlight[str, Serving] = SingleFlight()
 
     async def find_serving(self, caller: Caller, task_id: str) -> Serving:
         """What answers this task's queries, found once for a whole request: how its queries are decoded and who answers them agree.
@@ -75,8 +75,8 @@ class PredictionService:
         known = self._memory.find(caller, task_id)
         if known is None or self._initializers.is_outdated(known.latest):
             return await self._read_and_keep(caller, task_id)
-        if known.is_due and task_id not in self._refreshing:
-            self._refreshing[task_id] = asyncio.create_task(self._refresh(caller, task_id), name="read again what serves")
+        if known.is_due:  # nobody waits for it: where it fails, whoever asks after the remembered moment reads, and is told
+            self._refreshes.start(task_id, lambda: self._read_and_keep(caller, task_id))
         return known.serving
 
     async def _read_and_keep(self, caller: Caller, task_id: str) -> Serving:
@@ -84,14 +84,6 @@ class PredictionService:
             task, serving = await self._read_serving(caller, task_id)
             self._memory.keep(reading, task, serving)
         return serving
-
-    async def _refresh(self, caller: Caller, task_id: str) -> None:
-        """Who asks after the remembered moment finds a newer one. Where this fails, that caller reads, and is told."""
-        try:
-            with contextlib.suppress(AppError):
-                await self._read_and_keep(caller, task_id)
-        finally:
-            del self._refreshing[task_id]
 
     async def _read_serving(self, caller: Caller, task_id: str) -> tuple[Task, Serving]:
         read = await self._reads.read(caller, task_id)

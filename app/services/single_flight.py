@@ -18,11 +18,15 @@ class SingleFlight(Generic[K, R]):
 
     async def run(self, key: K, work: Callable[[], Awaitable[R]]) -> R:
         """The result (or the exception) of the one run of `work` for this key."""
+        return await asyncio.shield(self.start(key, work))
+
+    def start(self, key: K, work: Callable[[], Awaitable[R]]) -> asyncio.Future[R]:
+        """The one run itself, for who does not wait for it."""
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = asyncio.ensure_future(work())
             flight.add_done_callback(lambda done: self._land(key, done))
-        return await asyncio.shield(flight)
+        return flight
 
     def _land(self, key: K, flight: asyncio.Future[R]) -> None:
         del self._flights[key]

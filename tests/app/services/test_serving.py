@@ -88,7 +88,7 @@ async def test_what_serves_is_read_again_before_its_second_is_over_and_nobody_wa
     reads.clear()
     clock[0] = 0.6
     await asyncio.gather(*(world.predict(ANN, task_id, CATS) for _ in range(3)))
-    await asyncio.gather(*world.predictions._refreshing.values())
+    await asyncio.wait(world.predictions._refreshes._flights.values())
     assert reads == ["read"]
     clock[0] = 1.05  # the first read is forgotten, the second one not yet due
     assert await revision_of(world, task_id) == 1
@@ -103,7 +103,7 @@ async def test_a_task_deleted_elsewhere_is_gone_after_its_second_although_it_was
     await second.tasks.delete(ANN, task_id)
     clock[0] = 0.6
     await world.predict(ANN, task_id, CATS)
-    await asyncio.gather(*world.predictions._refreshing.values())
+    await asyncio.wait(world.predictions._refreshes._flights.values())
     clock[0] = 1.05
     with pytest.raises(NotFound):
         await world.predict(ANN, task_id, CATS)
