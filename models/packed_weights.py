@@ -22,7 +22,7 @@ from models.native.library import find_packing
 
 Array = npt.NDArray[Any]
 
-LARGEST_STEP = 2**11 - 1
+BITS = 12
 MOST_SCALE = torch.finfo(torch.float32).max / 2**12
 """With a larger scale a number could be infinite."""
 
@@ -79,11 +79,15 @@ def is_finite(packed: Array, base: Tensor) -> bool:
     return bool(np.abs(scales).max() <= MOST_SCALE)  # not, where one is NaN
 
 
+def find_scale(largest: Tensor, bits: int) -> Tensor:
+    """What numbers are counted in, so that the largest is the largest integer of so many bits; NaN where that is."""
+    scale = largest.div(2 ** (bits - 1) - 1).clamp_(min=SMALLEST_SCALE)
+    return scale.masked_fill_(scale.isnan(), torch.nan)  # always the same one of many
+
+
 def _pack(lines: Tensor, base: Tensor) -> Tensor:
     moved = lines - base
-    scale = moved.abs().amax(0).div_(LARGEST_STEP).clamp_(min=SMALLEST_SCALE)
-    scale.masked_fill_(scale.isnan(), torch.nan)  # always the same one of many
-    scale = _shorten(scale)
+    scale = _shorten(find_scale(moved.abs().amax(0), BITS))
     steps = moved.div_(scale).nan_to_num_(nan=0.0).round_().to(torch.int16)
     lower = steps.to(torch.uint8).bitwise_and_(15)
     half = (lower.shape[1] + 1) // 2

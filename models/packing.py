@@ -21,6 +21,7 @@ from torch import Tensor
 
 from models import packing_native
 from models.native.library import find_packing
+from models.packed_weights import SCALE_BYTES, find_scale
 from models.resident import Place
 from models.support import is_finite
 
@@ -30,8 +31,7 @@ BITS = 20
 Shape = tuple[int, int]
 """Rows and columns of a tensor."""
 
-SCALE_BYTES, UPPER_BYTES = 4, 2
-SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+UPPER_BYTES = 2
 
 
 def count_packed_bytes(shapes: Sequence[torch.Size]) -> int:
@@ -87,8 +87,7 @@ def _find_library(tensors: Sequence[Tensor]) -> ctypes.PyDLL | None:
 def _pack(tensors: Sequence[Tensor], base: Tensor) -> Tensor:
     values, blocks = torch.cat([tensor.flatten() for tensor in tensors]), [_fold(tensor.shape) for tensor in tensors]
     values[: len(base)] -= base
-    scale = torch.cat([part.abs().amax(1) for part in _split(values, blocks)]).div_(2 ** (BITS - 1) - 1).clamp_(min=SMALLEST_SCALE)
-    scale.masked_fill_(scale.isnan(), torch.nan)  # always the same one of many
+    scale = find_scale(torch.cat([part.abs().amax(1) for part in _split(values, blocks)]), BITS)
     for part, row_scale in zip(_split(values, blocks), _split_scale(scale, blocks), strict=True):
         part.div_(row_scale)
     numbers = values.round_().to(torch.int32)
