@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Literal
 
 import uvicorn
+from uvicorn.loops.auto import auto_loop_factory
 
 from app.admin import make_first_key
 from app.composition import build_services
@@ -92,8 +93,9 @@ def greeting(host: str, port: int, first_key: str | None) -> list[str]:
 
 
 def run_worker_process(settings: Settings) -> None:
-    """Works the queue until a signal."""
-    asyncio.run(_work(settings))
+    """Works the queue until a signal, on the event loop that uvicorn would choose."""
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        runner.run(_work(settings))
 
 
 async def _work(settings: Settings) -> None:
