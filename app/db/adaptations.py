@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func, null, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.rows import adaptation_from, repeated_adaptation
@@ -20,22 +20,26 @@ FINISH = ("finished_at", "loss", "accuracy", "timings_ms", "embedding", "warm_st
 
 # The statements of every adaptation, made once: to put one together takes longer than to run it.
 _ROWS, _TASKS = cast(Table, AdaptationRow.__table__), cast(Table, TaskRow.__table__)
-_MINE = (_ROWS.c.task_id == bindparam("of"), _ROWS.c.revision == bindparam("nth"))
+_ONE = (_ROWS.c.task_id == bindparam("of"), _ROWS.c.revision == bindparam("nth"))
+_THESE = tuple_(_ROWS.c.task_id, _ROWS.c.revision).in_(bindparam("these", expanding=True))
 _CLAIM = (
     update(_ROWS)
-    .where(*_MINE, _ROWS.c.status.in_(UNFINISHED), _ROWS.c.attempts < bindparam("most"))
+    .where(_THESE, _ROWS.c.status.in_(UNFINISHED), _ROWS.c.attempts < bindparam("most"))
     .values(status=Status.ADAPTING, attempts=_ROWS.c.attempts + 1, started_at=bindparam("at"))
     .returning(*(column for column in _ROWS.c if column.name not in {"embedding", "start"}))
 )
-_LOCK_SERVING = select(_TASKS.c.serving_revision).where(_TASKS.c.id == bindparam("of")).with_for_update(key_share=True)
-_SERVE = update(_TASKS).where(_TASKS.c.id == bindparam("of")).values(serving_revision=bindparam("nth"))
-_BY = (_ROWS.c.initializer_name == bindparam("by_name"), _ROWS.c.initializer_version == bindparam("by_version"))
-_FINISH = (
-    update(_ROWS)
-    .where(*_MINE, *_BY, _ROWS.c.status == Status.ADAPTING)
-    .values(status=Status.READY, **{name: bindparam(name, type_=_ROWS.c[name].type) for name in FINISH})
-    .returning(_ROWS.c.revision)
+_LOCK_SERVING = (
+    select(_TASKS.c.id, _TASKS.c.serving_revision)
+    .where(_TASKS.c.id.in_(bindparam("of", expanding=True)))
+    .order_by(_TASKS.c.id)  # two processes that lock the same tasks do not wait in a circle
+    .with_for_update(key_share=True)
 )
+_VERSIONS = select(_ROWS.c.task_id, _ROWS.c.revision, _ROWS.c.initializer_name, _ROWS.c.initializer_version).where(_THESE)
+_LOCK_ADAPTING = _VERSIONS.where(_ROWS.c.status == Status.ADAPTING).with_for_update()
+_SERVE = update(_TASKS).where(_TASKS.c.id == bindparam("of")).values(serving_revision=bindparam("nth"))
+_FINISH = update(_ROWS).where(*_ONE).values(status=Status.READY, **{name: bindparam(name, type_=_ROWS.c[name].type) for name in FINISH})
+_OLD = (_ROWS.c.task_id == bindparam("of"), _ROWS.c.revision < bindparam("before"), _ROWS.c.start.is_not(None))
+_FORGET_STARTS = update(_ROWS).where(*_OLD).values(start=null())
 
 
 class Origin(NamedTuple):
@@ -62,46 +66,79 @@ async def find_origin(session: AsyncSession, task_id: str, revision: int) -> Ori
     return None
 
 
-def claim(connection: Connection, task_id: str, revision: int, now: datetime, max_attempts: int) -> tuple[Adaptation, str] | None:
-    """Counts an attempt and takes the row, also from a worker that may be dead: the adaptation, and the id of its support set.
+def claim_all(
+    connection: Connection, wanted: Sequence[tuple[str, int]], now: datetime, max_attempts: int
+) -> dict[tuple[str, int], tuple[Adaptation, str]]:
+    """Counts an attempt and takes the rows, also from workers that may be dead: by (task, revision) the adaptation, and the id of its
+    support set. Those that are final, gone or out of attempts are left out."""
+    rows = connection.execute(_CLAIM, {"these": list(wanted), "at": now, "most": max_attempts})
+    return {(row.task_id, row.revision): (adaptation_from(cast(AdaptationRow, row)), row.support_id) for row in rows}
 
-    None when it is final, gone or out of attempts.
+
+class Finish(NamedTuple):
+    """A finished adaptation, and the columns that it fills, `FINISH`."""
+
+    adaptation: Adaptation
+    values: Mapping[str, Any]
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Which row it ends."""
+        return self.adaptation.task_id, self.adaptation.revision
+
+
+class Finished(NamedTuple):
+    """What became of a finish. won: true for exactly one of those that end the same row. before: the state that the task served."""
+
+    won: bool
+    before: StateKey | None = None
+
+
+def finish_all(connection: Connection, finishes: Sequence[Finish]) -> list[Finished]:
+    """`adapting` -> `ready`, and each task serves it unless it serves a newer one; of several of one task, one after the other.
+
+    Only a row that still names the version of its adaptation is won: another may have been settled on meanwhile.
     """
-    row = connection.execute(_CLAIM, {"of": task_id, "nth": revision, "at": now, "most": max_attempts}).first()
-    return (adaptation_from(cast(AdaptationRow, row)), row.support_id) if row is not None else None
+    first = {each.adaptation.task_id: each for each in reversed(finishes)}
+    rest = [each for each in finishes if first[each.adaptation.task_id] is not each]
+    outcomes = dict(zip(map(id, first.values()), _finish_distinct(connection, list(first.values())), strict=True))
+    if rest:
+        outcomes |= dict(zip(map(id, rest), finish_all(connection, rest), strict=True))
+    return [outcomes[id(each)] for each in finishes]
 
 
-def serving_before(connection: Connection, task_id: str) -> StateKey | None:
-    """The state that the task serves now; a finish is about to supersede it."""
-    serving = (_ROWS.c.task_id == _TASKS.c.id) & (_ROWS.c.revision == _TASKS.c.serving_revision)
-    columns = (_ROWS.c.revision, _ROWS.c.initializer_name, _ROWS.c.initializer_version)
-    row = connection.execute(select(*columns).join(_TASKS, serving).where(_TASKS.c.id == task_id)).first()
-    return StateKey(task_id, row.revision, InitializerRef(row.initializer_name, row.initializer_version)) if row is not None else None
+def _finish_distinct(connection: Connection, finishes: Sequence[Finish]) -> list[Finished]:
+    task_ids, keys = [each.adaptation.task_id for each in finishes], [each.key for each in finishes]
+    serving = {row.id: row.serving_revision for row in connection.execute(_LOCK_SERVING, {"of": task_ids})}
+    adapting = _find_states(connection, _LOCK_ADAPTING, [key for key in keys if key[0] in serving])
+    before = _find_states(connection, _VERSIONS, [(task_id, revision) for task_id, revision in serving.items() if revision is not None])
+    won = [each for each in finishes if _is_of(adapting.get(each.adaptation.task_id), each.adaptation)]
+    if won:
+        connection.execute(_FINISH, [{"of": each.adaptation.task_id, "nth": each.adaptation.revision, **each.values} for each in won])
+        _serve_all(connection, [each.key for each in won if (serving[each.adaptation.task_id] or 0) < each.adaptation.revision], before)
+    winners = {each.key for each in won}
+    return [Finished(key in winners, before.get(key[0])) for key in keys]
 
 
-def finish_ready(connection: Connection, finished: Adaptation, values: Mapping[str, Any]) -> bool:
-    """`adapting` -> `ready`, and the task serves it unless it serves a newer one. True for exactly one caller.
+def _find_states(connection: Connection, statement: Select[Any, Any, Any, Any], these: Sequence[tuple[str, int]]) -> dict[str, StateKey]:
+    """By task, the states that these (task, revision) name, as far as the statement finds them."""
+    rows = connection.execute(statement, {"these": list(these)}) if these else ()
+    return {row.task_id: StateKey(row.task_id, row.revision, InitializerRef(row.initializer_name, row.initializer_version)) for row in rows}
 
-    values: the columns that a finish fills, `FINISH`. Only a row that still names the version of `finished` is won: another may have been
-    settled on meanwhile.
+
+def _is_of(state: StateKey | None, adaptation: Adaptation) -> bool:
+    return state is not None and state.initializer == adaptation.initializer
+
+
+def _serve_all(connection: Connection, keys: Sequence[tuple[str, int]], before: Mapping[str, StateKey]) -> None:
+    """The tasks serve these revisions, and drop the weights that older ones started from, most of what those weigh.
+
+    Those of the revision that has served until now are kept: requests that began with it may yet make its state again.
     """
-    ref, mine = finished.initializer, {"of": finished.task_id, "nth": finished.revision}
-    task = connection.execute(_LOCK_SERVING, {"of": finished.task_id}).first()
-    if task is None or connection.execute(_FINISH, {**mine, "by_name": ref.name, "by_version": ref.version, **values}).first() is None:
-        return False
-    before: int | None = task.serving_revision
-    if before is None or before < finished.revision:
-        connection.execute(_SERVE, mine)
-    if before is not None and before < finished.revision:
-        _forget_starts(connection, finished.task_id, before)
-    return True
-
-
-def _forget_starts(connection: Connection, task_id: str, before: int) -> None:
-    """Drops the weights that revisions before this one started from, most of what they weigh. That of the revision that has served until
-    now is kept: requests that began with it may yet make its state again."""
-    old = (_ROWS.c.task_id == task_id, _ROWS.c.revision < before, _ROWS.c.start.is_not(None))
-    connection.execute(update(_ROWS).where(*old).values(start=None))
+    if keys:
+        connection.execute(_SERVE, [{"of": task_id, "nth": revision} for task_id, revision in keys])
+    if superseded := [{"of": task_id, "before": before[task_id].revision} for task_id, _ in keys if task_id in before]:
+        connection.execute(_FORGET_STARTS, superseded)
 
 
 async def finish_failed(session: AsyncSession, task_id: str, revision: int, now: datetime, code: str, detail: str) -> bool:

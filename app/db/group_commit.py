@@ -1,7 +1,7 @@
-"""SQLite's one writer, shared: transactions that wait together are run in one thread, one after another, and committed at once.
+"""One writer for what every request writes: equal transactions that wait together become one, and are committed at once.
 
-A transaction is a function of a connection, so it costs one hop to the thread however many statements it has, and a commit is paid
-for once by everybody who waited for the one before. One that raises is undone, and only that one.
+What is written is a function of a connection and of many items, so a thousand of them cost its few statements, one hop to a thread and
+one commit. One item at which it fails is found by running each in a transaction of its own, and only that one is undone.
 """
 
 from __future__ import annotations
@@ -13,26 +13,30 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
+T = TypeVar("T")
 R = TypeVar("R")
 
-Work = Callable[[Connection], R]
-"""The statements of one transaction. It blocks, awaits nothing, neither commits nor rolls back, and may be run again after a rollback."""
+Work = Callable[[Connection, Sequence[T]], Sequence[R]]
+"""The statements of one transaction for any number of items, and what became of each, in their order. It blocks, awaits nothing, neither
+commits nor rolls back, and may be run again after a rollback. A module's function, or one that its owner made once: items meet by it."""
 
 MAX_GROUP = 256
-"""Transactions in one commit: what is committed together is lost together when the machine fails, and waits for each other."""
+"""Items in one commit: what is committed together is lost together when the machine fails, and waits for each other."""
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    work: Work[Any]
+    work: Work[Any, Any]
+    item: Any
     done: asyncio.Future[Any]
 
 
 class GroupCommit:
-    """One owner of one writing connection. engine: a pool of one that begins IMMEDIATE.
+    """One owner of one writing connection. engine: a pool of one.
 
-    turn: held while the connection writes, for whoever else in this process writes by another one.
+    turn: held while the connection writes, for whoever else in this process must not write at the same time.
     """
 
     def __init__(self, engine: Engine, turn: asyncio.Lock) -> None:
@@ -41,10 +45,10 @@ class GroupCommit:
         self._waiting: list[_Waiting] = []
         self._serving: asyncio.Task[None] | None = None
 
-    async def run(self, work: Work[R]) -> R:
-        """What `work` returns, once it is committed; what it raises, once it is undone. A caller who leaves does not undo it."""
+    async def run(self, work: Work[T, R], item: T) -> R:
+        """What `work` makes of the item, once it is committed; what it raises, once it is undone. A caller who leaves does not undo it."""
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(work, done))
+        self._waiting.append(_Waiting(work, item, done))
         if self._serving is None or self._serving.done():
             self._serving = asyncio.create_task(self._serve(), name="database - group commit")
         return await done
@@ -60,30 +64,49 @@ class GroupCommit:
         """Commits groups until nothing waits."""
         while self._waiting:
             async with self._turn:
-                group = [each for each in self._waiting[:MAX_GROUP] if not each.done.done()]
-                del self._waiting[:MAX_GROUP]
-                await self._serve_group(group)
+                if group := self._take_group():
+                    await self._serve_group(group)
+
+    def _take_group(self) -> list[_Waiting]:
+        """Those that wait for the same work as the first, unless their callers have left.
+
+        Two works in one transaction would lock the rows of one task in two orders, and two processes would wait for each other.
+        """
+        self._waiting = [each for each in self._waiting if not each.done.done()]
+        group = [each for each in self._waiting if each.work == self._waiting[0].work][:MAX_GROUP]
+        taken = set(map(id, group))
+        self._waiting = [each for each in self._waiting if id(each) not in taken]
+        return group
 
     async def _serve_group(self, group: Sequence[_Waiting]) -> None:
-        works = [each.work for each in group]
-        outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, commit_together, self._engine, works)
+        items = [each.item for each in group]
+        outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, commit_together, self._engine, group[0].work, items)
         for each, outcome in zip(group, outcomes, strict=True):
             _settle(each.done, outcome)
 
 
-def commit_together(engine: Engine, works: Sequence[Work[Any]]) -> list[Any]:
-    """What each work returned, or the exception it ended with, as a value.
+def commit_together(engine: Engine, work: Work[T, R], items: Sequence[T]) -> list[R | Exception]:
+    """What became of each item, or the exception it ended with, as a value.
 
     One commit, unless one of them fails: then each is run again in a transaction of its own. That is rare, and a savepoint around each
     would cost all of them a half more.
     """
     try:
         with engine.begin() as connection:
-            return [work(connection) for work in works]
+            return list(work(connection, items))
     except Exception as fault:
-        if len(works) == 1:
-            return [fault]
-    return [outcome for work in works for outcome in commit_together(engine, [work])]
+        if len(items) == 1 or _is_everybodys(fault):
+            return [fault] * len(items)
+    return [outcome for item in items for outcome in commit_together(engine, work, [item])]
+
+
+def _is_everybodys(fault: Exception) -> bool:
+    """Whether the database failed and none of the items: to ask it once for each would only take as many timeouts.
+
+    Not so when it ended a deadlock (SQLSTATE class 40): one at a time the same transactions get through.
+    """
+    is_rolled_back = isinstance(fault, DBAPIError) and (getattr(fault.orig, "sqlstate", None) or "").startswith("40")
+    return isinstance(fault, (OperationalError, InterfaceError)) and not is_rolled_back
 
 
 def _settle(done: asyncio.Future[Any], outcome: Any) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.rows import prediction_set_from, prediction_set_to_values
 from app.db.tables import PredictionRow
-from app.db.tasks import insert_ignore
+from app.db.tasks import insert_ignoring
 from app.domain import Page, PredictionSet
 
 
-def insert_predictions(connection: Connection, answers: PredictionSet) -> bool:
-    """Keeps a set of answers; the same id is kept once."""
-    return insert_ignore(connection, PredictionRow, prediction_set_to_values(answers), ["id"])
+def insert_all(connection: Connection, answers: Sequence[PredictionSet]) -> None:
+    """Keeps sets of answers; the same id is kept once."""
+    if answers:
+        connection.execute(insert_ignoring(connection, PredictionRow, ["id"]), list(map(prediction_set_to_values, answers)))
 
 
 async def list_predictions(session: AsyncSession, task_id: str, *, after: str | None, limit: int) -> Page[PredictionSet]:

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from app.db.group_commit import GroupCommit, Work
 from app.errors import InvalidInput, Unavailable
 
+T = TypeVar("T")
 R = TypeVar("R")
 
 # WAL lets readers go on beside the one writer; NORMAL loses no committed row when the process is killed, only on power failure.
@@ -39,28 +40,23 @@ class Database:
 
     SQLite: a reader pool of 4 and a writer pool of 1 that begins IMMEDIATE (deferred transactions of two processes that read, then
     write, fail with "database is locked" whatever the timeout), and one more connection for `transact`, with which the writer takes
-    turns. PostgreSQL: one pool for all.
+    turns. PostgreSQL: one pool for all, and one more connection for `transact`.
     """
 
     def __init__(self, url: str, *, pool_size: int = 16, pool_timeout_s: float = 10.0, connect_timeout_s: int = 3) -> None:
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self._turn = asyncio.Lock()
-        self._grouped: GroupCommit | None = None
         if self.is_sqlite:
             self._reader = _sqlite_engine(url, pool_size=4, begin="BEGIN")
             self._writer = _sqlite_engine(url, pool_size=1, begin="BEGIN IMMEDIATE")
             self._grouped = GroupCommit(_blocking_sqlite_engine(url), self._turn)
         else:
-            self._writer = create_async_engine(
-                url,
-                pool_size=pool_size,
-                max_overflow=0,
-                pool_timeout=pool_timeout_s,
-                pool_pre_ping=True,  # a restarted server costs a ping, not a failed request
-                connect_args={"connect_timeout": connect_timeout_s} if "psycopg" in url else {},
-            )
+            # A restarted server costs a ping, not a failed request.
+            options = {"max_overflow": 0, "pool_pre_ping": True, "connect_args": _time_out_after(url, connect_timeout_s)}
+            self._writer = create_async_engine(url, pool_size=pool_size, pool_timeout=pool_timeout_s, **options)
             # A read of several statements sees one moment; the writer's READ COMMITTED sees what others committed while it waited.
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
+            self._grouped = GroupCommit(create_engine(url, pool_size=1, **options), asyncio.Lock())
         self._read_session = async_sessionmaker(self._reader, expire_on_commit=False, autoflush=False)
         self._write_session = async_sessionmaker(self._writer, expire_on_commit=False, autoflush=False)
 
@@ -76,22 +72,19 @@ class Database:
         async with _as_unavailable(), self._my_turn(), self._write_session() as session, session.begin():
             yield session
 
-    async def transact(self, work: Work[R]) -> R:
-        """What `work` returns: one transaction, committed before this returns, undone by any exception. Raises as `write`.
+    async def transact(self, work: Work[T, R], item: T) -> R:
+        """What `work` makes of the item: committed before this returns, undone by any exception. Raises as `write`.
 
-        The way for what every request does: on SQLite a function of any number of statements costs one hop to a thread, and what waits
-        at the same time is committed together (see `GroupCommit`).
+        The way for what every request does: items that wait at the same time for the same work are one transaction, of as many statements
+        as one of them would cost (see `GroupCommit`).
         """
         async with _as_unavailable():
-            if self._grouped is not None:
-                return await self._grouped.run(work)
-            async with self._writer.begin() as connection:
-                return await connection.run_sync(work)
+            return await self._grouped.run(work, item)
 
     @asynccontextmanager
     async def _my_turn(self) -> AsyncIterator[None]:
         """SQLite's two writing connections in this process take turns: waiting for a lock of the file would mean sleeping."""
-        if self._grouped is None:
+        if not self.is_sqlite:
             yield
             return
         async with asyncio.timeout(POOL_TIMEOUT_S):
@@ -108,8 +101,7 @@ class Database:
 
     async def close(self) -> None:
         """Closes every connection, once what was asked for is committed."""
-        if self._grouped is not None:
-            await self._grouped.close()
+        await self._grouped.close()
         await self._writer.dispose()
         await self._reader.dispose()
 
@@ -142,6 +134,10 @@ def _blocking_sqlite_engine(url: str) -> Engine:
     engine = create_engine(blocking, pool_size=1, max_overflow=0, connect_args={"check_same_thread": False})
     prepare_sqlite(engine, "BEGIN IMMEDIATE")
     return engine
+
+
+def _time_out_after(url: str, connect_timeout_s: int) -> dict[str, Any]:
+    return {"connect_timeout": connect_timeout_s} if "psycopg" in url else {}
 
 
 @asynccontextmanager

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum, auto
 from functools import cache
-from typing import Any, cast
+from operator import itemgetter
+from typing import Any, NamedTuple, cast
 
-from sqlalchemy import Connection, bindparam, delete, insert, or_, select, tuple_
+from sqlalchemy import Connection, Insert, bindparam, delete, insert, or_, select, tuple_
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -21,10 +22,12 @@ from app.domain import Array, InitializerRef, Page, Status, SupportSet, Task
 # The statements of every adaptation, made once: to put one together takes longer than to run it.
 _TASKS, _EXAMPLES = cast(SqlTable, TaskRow.__table__), cast(SqlTable, ExamplesRow.__table__)
 _INSERT_EXAMPLES, _INSERT_ADAPTATION = insert(_EXAMPLES), insert(cast(SqlTable, AdaptationRow.__table__))
-_CURRENT = select(InitializerRow.__table__.c.current_version).where(InitializerRow.__table__.c.name == bindparam("named"))
-_QUERY_ID = select(_TASKS.c.query_id).where(_TASKS.c.id == bindparam("of")).scalar_subquery()
-_SUPPORT_AND_QUERY = select(_EXAMPLES).where(
-    _EXAMPLES.c.task_id == bindparam("of"), or_(_EXAMPLES.c.id == bindparam("support"), _EXAMPLES.c.id == _QUERY_ID)
+_CURRENT = select(InitializerRow.__table__.c.name, InitializerRow.__table__.c.current_version)
+_IS_SUPPORT = tuple_(_EXAMPLES.c.task_id, _EXAMPLES.c.id).in_(bindparam("supports", expanding=True))
+_SUPPORTS_AND_QUERIES = (
+    select(_EXAMPLES, (_EXAMPLES.c.id == _TASKS.c.query_id).label("is_query"))
+    .join(_TASKS, _TASKS.c.id == _EXAMPLES.c.task_id)
+    .where(_TASKS.c.id.in_(bindparam("tasks", expanding=True)), or_(_IS_SUPPORT, _EXAMPLES.c.id == _TASKS.c.query_id))
 )
 
 
@@ -79,18 +82,31 @@ class Inserted(Enum):
     OUTDATED = auto()
 
 
-def insert_new(connection: Connection, new: NewRows, current: InitializerRef | None = None) -> Inserted:
-    """Inserts everything or, unless the answer is `NEW`, nothing.
+class NewTask(NamedTuple):
+    """A task to insert. current: the version that must still be its initializer's current one; None where the service is to choose."""
 
-    current: the version that must still be its initializer's current one; None where the service is to choose.
-    """
-    if current is not None and connection.scalar(_CURRENT, {"named": current.name}) != current.version:
-        return Inserted.OUTDATED
-    if connection.execute(_insert_task(connection.dialect.name), new.task).first() is None:
-        return Inserted.EQUAL
-    connection.execute(_INSERT_EXAMPLES, list(new.examples))
-    connection.execute(_INSERT_ADAPTATION, new.adaptation)
-    return Inserted.NEW
+    rows: NewRows
+    current: InitializerRef | None = None
+
+
+def insert_all(connection: Connection, new: Sequence[NewTask]) -> list[Inserted]:
+    """Inserts of each everything or, unless its answer is `NEW`, nothing. Of equal ones that meet here, one is new."""
+    versions = dict(map(tuple, connection.execute(_CURRENT)))
+    valid = [each.rows for each in new if each.current is None or versions.get(each.current.name) == each.current.version]
+    inserted = _insert_tasks(connection, [rows.task for rows in valid])
+    stored = [rows for rows in valid if rows.task["id"] in inserted]
+    if stored:
+        connection.execute(_INSERT_EXAMPLES, [values for rows in stored for values in rows.examples])
+        connection.execute(_INSERT_ADAPTATION, [rows.adaptation for rows in stored])
+    known = {rows.task["id"]: Inserted.NEW if rows.task["id"] in inserted else Inserted.EQUAL for rows in valid}
+    return [known.get(each.rows.task["id"], Inserted.OUTDATED) for each in new]
+
+
+def _insert_tasks(connection: Connection, tasks: Sequence[dict[str, Any]]) -> set[str]:
+    """The ids of those whose fingerprint was not there. In its order: two processes that insert the same ones do not wait in a circle."""
+    if not tasks:
+        return set()
+    return set(connection.scalars(_insert_task(connection.dialect.name), sorted(tasks, key=itemgetter("fingerprint"))))
 
 
 async def lock_task(session: AsyncSession, task_id: str) -> TaskRow | None:
@@ -127,33 +143,35 @@ async def find_examples(session: AsyncSession, task_id: str, examples_id: str) -
     return await session.get(ExamplesRow, (task_id, examples_id))
 
 
-def find_support_and_query(connection: Connection, task_id: str, support_id: str) -> tuple[SupportSet | None, Array | None]:
-    """A support set of the task, and the query set that came with it."""
-    found = {row.id: cast(ExamplesRow, row) for row in connection.execute(_SUPPORT_AND_QUERY, {"of": task_id, "support": support_id})}
-    support = found.pop(support_id, None)
-    query = next(iter(found.values()), None)
-    return support_from(support) if support is not None else None, inputs_from(query) if query is not None else None
+def find_supports_and_queries(
+    connection: Connection, supports: Sequence[tuple[str, str]]
+) -> tuple[dict[tuple[str, str], SupportSet], dict[str, Array]]:
+    """Support sets by (task, id), and by task the query sets that came with them; those that are not there are left out."""
+    found = connection.execute(_SUPPORTS_AND_QUERIES, {"tasks": [task_id for task_id, _ in supports], "supports": supports}).all()
+    sets = {(row.task_id, row.id): support_from(cast(ExamplesRow, row)) for row in found if not row.is_query}
+    return sets, {row.task_id: inputs_from(cast(ExamplesRow, row)) for row in found if row.is_query}
 
 
 @cache
 def _insert_task(dialect: str) -> ReturningInsert[Any]:
     """The insert that gives nothing back when a task with the same fingerprint is there."""
-    statement = sqlite.insert(_TASKS) if dialect == "sqlite" else postgresql.insert(_TASKS)
-    return statement.on_conflict_do_nothing(index_elements=["fingerprint"]).returning(_TASKS.c.id)
+    return _insert_into(dialect, _TASKS).on_conflict_do_nothing(index_elements=["fingerprint"]).returning(_TASKS.c.id)
 
 
-def insert_ignore(connection: Connection, table: type[Table], values: dict[str, Any], unique: list[str]) -> bool:
-    """INSERT ... ON CONFLICT DO NOTHING on both databases; True when the row is new."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    columns = {column.name: column for column in table.__table__.columns}
-    statement = dialect.insert(table.__table__).values({columns[name]: value for name, value in values.items()})
-    returning = statement.on_conflict_do_nothing(index_elements=unique).returning(*table.__table__.primary_key)
-    return connection.execute(returning).first() is not None
+def insert_ignoring(connection: Connection, table: type[Table], unique: list[str]) -> Insert:
+    """INSERT ... ON CONFLICT DO NOTHING on both databases."""
+    return _insert_into(connection.dialect.name, cast(SqlTable, table.__table__)).on_conflict_do_nothing(index_elements=unique)
+
+
+def _insert_into(dialect: str, table: SqlTable) -> sqlite.Insert | postgresql.Insert:
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
 async def insert_ignored(session: AsyncSession, table: type[Table], values: dict[str, Any], unique: list[str]) -> bool:
-    """`insert_ignore` in a session's transaction."""
-    return await (await session.connection()).run_sync(insert_ignore, table, values, unique)
+    """Whether the row is new; it is left as it is where there is one."""
+    connection = await session.connection()
+    statement = await connection.run_sync(insert_ignoring, table, unique)
+    return (await connection.execute(statement.returning(*table.__table__.primary_key), values)).first() is not None
 
 
 async def _with_adaptations(session: AsyncSession, rows: Sequence[TaskRow]) -> list[Task]:

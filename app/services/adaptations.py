@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -84,6 +84,7 @@ class AdaptationService:
         self._queue, self._initializers, self._settings = queue, initializers, settings
         self._finishing = Finishing(database, cache, signals, engine)
         self._running: set[tuple[str, int]] = set()
+        self._claim_all = partial(_claim_all, max_attempts=settings.max_attempts)
         self._chooser = Chooser(database, engine, initializers, settings)
         self._warm_starts = WarmStarts(database, engine, initializers, StateSource(database, cache, engine, initializers))
 
@@ -96,7 +97,7 @@ class AdaptationService:
         """
         if (task_id, revision) in self._running:  # this very process is at it: a job that came twice, or a sweep that was early
             return
-        claimed = await self._database.transact(lambda connection: _claim(connection, task_id, revision, self._settings.max_attempts))
+        claimed = await self._database.transact(self._claim_all, (task_id, revision))
         if claimed is None:
             await self._fail_if_poison(task_id, revision)
         else:
@@ -260,15 +261,19 @@ def _is_exhausted(row: AdaptationRow, before: datetime, max_attempts: int) -> bo
     return row.status in adaptations.UNFINISHED and row.attempts >= max_attempts and touched <= before
 
 
-def _claim(connection: Connection, task_id: str, revision: int, max_attempts: int) -> Claimed | None:
-    claimed = adaptations.claim(connection, task_id, revision, _now(), max_attempts)
-    if claimed is None:
-        return None
-    adaptation, support_id = claimed
-    support, query = tasks.find_support_and_query(connection, task_id, support_id)
+def _claim_all(connection: Connection, wanted: Sequence[tuple[str, int]], max_attempts: int) -> list[Claimed | None]:
+    """Each (task, revision) with what it is made from; None where there is nothing to adapt any more."""
+    claimed = adaptations.claim_all(connection, wanted, _now(), max_attempts)
+    supports, queries = tasks.find_supports_and_queries(connection, [(task_id, claim[1]) for (task_id, _), claim in claimed.items()])
+    return [_with_examples(claimed[key], supports, queries) if key in claimed else None for key in wanted]
+
+
+def _with_examples(claim: tuple[Adaptation, str], supports: Mapping[tuple[str, str], SupportSet], queries: Mapping[str, Array]) -> Claimed:
+    adaptation, support_id = claim
+    support = supports.get((adaptation.task_id, support_id))
     if support is None:
-        raise RuntimeError(f"Task {task_id} has no support set {support_id}. This is a bug.")
-    return Claimed(adaptation, support, query)
+        raise RuntimeError(f"Task {adaptation.task_id} has no support set {support_id}. This is a bug.")
+    return Claimed(adaptation, support, queries.get(adaptation.task_id))
 
 
 def _ms_since(started: float) -> float:

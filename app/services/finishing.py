@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -14,10 +16,17 @@ from app.cache.signals import Signals
 from app.cache.states import StateCache
 from app.db import adaptations, predictions, rows
 from app.db.session import Database
-from app.domain import Adaptation, PredictionSet, StateKey, Status
+from app.domain import Adaptation, PredictionSet, Status
 from app.engine.interface import Engine
 from app.errors import Unavailable
 from app.services.warm_start import Started
+
+
+class _End(NamedTuple):
+    """What one finish writes."""
+
+    finish: adaptations.Finish
+    answers: PredictionSet | None
 
 
 class Finishing:
@@ -33,7 +42,8 @@ class Finishing:
         another has ended it or its task is gone."""
         timings_ms = {phase: round(ms, 3) for phase, ms in timings_ms.items()}
         finished = _as_ready(adaptation, started, timings_ms)
-        won, before = await self._database.transact(lambda connection: _write_finish(connection, finished, started, answers))
+        values = rows.finish_to_values(finished, started.adapted.embedding, started.start)
+        won, before = await self._database.transact(_write_all, _End(adaptations.Finish(finished, values), answers))
         if not won:
             await self._clean_up_after_lost_finish(adaptation)
             return None
@@ -76,16 +86,12 @@ def _as_ready(adaptation: Adaptation, started: Started, timings_ms: dict[str, fl
     )
 
 
-def _write_finish(
-    connection: Connection, finished: Adaptation, started: Started, answers: PredictionSet | None
-) -> tuple[bool, StateKey | None]:
-    """Whether this finish won, and the state that the task served until now."""
-    task_id, finish = finished.task_id, rows.finish_to_values(finished, started.adapted.embedding, started.start)
-    before = adaptations.serving_before(connection, task_id) if finished.revision > 1 else None
-    won = adaptations.finish_ready(connection, finished, finish)
-    if won and answers is not None:
-        predictions.insert_predictions(connection, answers)
-    return won, before
+def _write_all(connection: Connection, ends: Sequence[_End]) -> list[adaptations.Finished]:
+    """What became of each; the answers of those that won are kept."""
+    outcomes = adaptations.finish_all(connection, [end.finish for end in ends])
+    kept = [end.answers for end, outcome in zip(ends, outcomes, strict=True) if outcome.won]
+    predictions.insert_all(connection, [answers for answers in kept if answers is not None])
+    return outcomes
 
 
 def _now() -> datetime:

@@ -38,9 +38,9 @@ from app.services.queue_port import JobQueue
 from app.services.readaptation import Readaptation
 from app.services.rebuilding import StateSource
 from app.services.serving import Serving, ServingMemory, require_serving
-from app.services.serving_reads import ServingReads
 from app.services.single_flight import SingleFlight
 from app.services.support_rules import check_queries
+from app.services.task_reads import TaskReads
 from app.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -62,7 +62,7 @@ class PredictionService:
         self._database, self._engine = database, engine
         self._states = StateSource(database, cache, engine, initializers)
         self._initializers, self._memory, self._settings = initializers, memory, settings
-        self._readaptation, self._reads = Readaptation(database, queue), ServingReads(database)
+        self._readaptation, self._reads = Readaptation(database, queue), TaskReads(database)
         self._flights: SingleFlight[StateKey, None] = SingleFlight()
         self._refreshes: SingleFlight[str, Serving] = SingleFlight()
 
@@ -172,7 +172,7 @@ class PredictionService:
         async with self._database.write() as session:
             if await tasks.lock_task(session, kept.task_id) is None:
                 raise task_not_found(kept.task_id)
-            await (await session.connection()).run_sync(predictions.insert_predictions, kept)
+            await (await session.connection()).run_sync(predictions.insert_all, [kept])
         return kept
 
     async def _readapt(self, task_id: str, newer: InitializerRef) -> None:

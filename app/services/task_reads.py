@@ -1,4 +1,4 @@
-"""Reads of what serves tasks: those asked for while one is under way share the next."""
+"""Reads of tasks: those asked for while one is under way share the next."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class TaskRead:
     current: InitializerRef | None
 
 
-class ServingReads:
-    """A thousand predictions of tasks that were just forgotten cost a few reads, not a thousand."""
+class TaskReads:
+    """A thousand predictions of tasks that were just forgotten, or a thousand clients who wait, cost a few reads, not a thousand."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -34,6 +34,7 @@ from app.services.selection_report import ask_for_choice
 from app.services.serving import ServingMemory
 from app.services.support_revision import revise_support
 from app.services.support_rules import check_examples, check_options, check_queries, check_warm_start
+from app.services.task_reads import TaskReads
 from app.settings import Settings
 
 _MAX_TRIES = 3
@@ -61,6 +62,7 @@ class TaskService:
         self._database, self._cache, self._signals, self._engine = database, cache, signals, engine
         self._initializers, self._memory, self._settings = initializers, memory, settings
         self._outbox, self._direct = Readaptation(database, queue), direct
+        self._reads = TaskReads(database)
 
     async def create(self, caller: Caller, new: NewTask) -> tuple[Task, bool]:
         """Validates, stores and enqueues; True when a task was made, False when an equal live one already exists.
@@ -83,9 +85,7 @@ class TaskService:
 
     async def get(self, caller: Caller, task_id: str) -> Task:
         """A live task of the caller. Raises NotFound task_not_found."""
-        async with self._database.read() as session:
-            task = await require_task(session, caller, task_id)
-        return self._memory.notice(task)
+        return self._memory.notice((await self._reads.read(caller, task_id)).task)
 
     async def list(
         self, caller: Caller, *, after: str | None = None, limit: int = 50, status: Status | None = None, name: str | None = None
@@ -184,8 +184,7 @@ class TaskService:
         await self._check_warm_start(new.options, offer)
         task = self._draft(caller, new, offer, info, is_claimed=self._direct.has_room)
         values = rows.new_task_to_rows(task, new.support, new.query, fingerprint(caller, offer.mark, new))
-        current = None if offer.is_auto else info.ref
-        return task, await self._database.transact(lambda connection: tasks.insert_new(connection, values, current))
+        return task, await self._database.transact(tasks.insert_all, tasks.NewTask(values, None if offer.is_auto else info.ref))
 
     def _draft(self, caller: Caller, new: NewTask, offer: Offer, info: InitializerInfo, *, is_claimed: bool) -> Task:
         now = _now()

@@ -2,28 +2,30 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, cast
 
-import pytest
-from sqlalchemy import Connection, Table, event, insert, select
+from sqlalchemy import Connection, Table, event, func, insert, select
+from sqlalchemy.exc import OperationalError
 
 from app.db.session import Database
 from app.db.tables import ApiKeyRow
-from app.errors import NotFound
+from app.errors import NotFound, Unavailable
 from tests.app.db.test_session import key_values
 
 KEYS = cast(Table, ApiKeyRow.__table__)
 
 
-def add_key(connection: Connection, key_id: str) -> str:
-    connection.execute(insert(KEYS), key_values(key_id))
-    return key_id
+def add_keys(connection: Connection, ids: Sequence[str]) -> Sequence[str]:
+    """Adds keys of these ids; one that is called `regret` raises."""
+    connection.execute(insert(KEYS), [key_values(key_id) for key_id in ids])
+    if "regret" in ids:
+        raise NotFound("changed my mind")
+    return ids
 
 
-def regret(connection: Connection, key_id: str) -> None:
-    add_key(connection, key_id)
-    raise NotFound("changed my mind")
+def wait_for(connection: Connection, gates: Sequence[threading.Event]) -> Sequence[bool]:
+    return [gate.wait(5) for gate in gates]
 
 
 async def keys_of(database: Database) -> set[str]:
@@ -33,40 +35,92 @@ async def keys_of(database: Database) -> set[str]:
 
 def count_commits(database: Database) -> list[Any]:
     commits: list[Any] = []
-    assert database._grouped is not None
     event.listen(database._grouped._engine, "commit", commits.append)
     return commits
 
 
-@pytest.fixture
-def sqlite(database: Database) -> Database:
-    if not database.is_sqlite:
-        pytest.skip("PostgreSQL commits side by side")
-    return database
+class Busy:
+    """The writer of a database, kept waiting until the block ends, so that what is asked for meanwhile meets."""
+
+    def __init__(self, database: Database) -> None:
+        self._database, self._gate = database, threading.Event()
+
+    async def __aenter__(self) -> None:
+        self._first = asyncio.create_task(self._database.transact(wait_for, self._gate))
+        await asyncio.sleep(0.05)
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.sleep(0.05)
+        self._gate.set()
+        await self._first
 
 
 async def test_what_a_transaction_returns_is_committed_when_it_is_returned(database: Database) -> None:
-    assert await database.transact(partial(add_key, key_id="key_a")) == "key_a"
+    assert await database.transact(add_keys, "key_a") == "key_a"
     assert await keys_of(database) == {"key_a"}
 
 
 async def test_of_many_at_once_only_the_one_that_raises_is_undone(database: Database) -> None:
-    works = [partial(regret if i == 3 else add_key, key_id=f"key_{i}") for i in range(8)]
-    outcomes = await asyncio.gather(*(database.transact(work) for work in works), return_exceptions=True)
+    ids = [f"key_{i}" for i in range(7)]
+    async with Busy(database):
+        asked = [asyncio.create_task(database.transact(add_keys, key_id)) for key_id in [*ids[:3], "regret", *ids[3:]]]
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
     assert [isinstance(outcome, NotFound) for outcome in outcomes] == [i == 3 for i in range(8)]
-    assert await keys_of(database) == {f"key_{i}" for i in range(8) if i != 3}
+    assert await keys_of(database) == set(ids)
 
 
-async def test_what_waits_for_a_commit_is_committed_together(sqlite: Database) -> None:
-    commits, gate = count_commits(sqlite), threading.Event()
-    first = asyncio.create_task(sqlite.transact(lambda connection: gate.wait(5)))
-    await asyncio.sleep(0.05)
-    others = [asyncio.create_task(sqlite.transact(partial(add_key, key_id=f"key_{i}"))) for i in range(20)]
-    await asyncio.sleep(0.05)
-    gate.set()
-    await asyncio.gather(first, *others)
-    assert len(commits) == 2
-    assert len(await keys_of(sqlite)) == 20
+async def test_what_waits_for_a_commit_is_one_transaction(database: Database) -> None:
+    commits, calls = count_commits(database), list[int]()
+
+    def add(connection: Connection, ids: Sequence[str]) -> Sequence[str]:
+        calls.append(len(ids))
+        return add_keys(connection, ids)
+
+    async with Busy(database):
+        others = [asyncio.create_task(database.transact(add, f"key_{i}")) for i in range(20)]
+    assert await asyncio.gather(*others) == [f"key_{i}" for i in range(20)]
+    assert (len(commits), calls) == (2, [20])
+    assert len(await keys_of(database)) == 20
+
+
+async def test_two_kinds_of_work_are_two_transactions_each_of_all_that_waits_for_it(database: Database) -> None:
+    commits = count_commits(database)
+
+    def count(connection: Connection, items: Sequence[str]) -> Sequence[int]:
+        return [connection.scalar(select(func.count()).select_from(KEYS)) or 0] * len(items)
+
+    async with Busy(database):
+        works = [add_keys if i % 2 == 0 else count for i in range(6)]
+        asked: list[asyncio.Task[Any]] = [asyncio.create_task(database.transact(work, f"key_{i}")) for i, work in enumerate(works)]
+    assert await asyncio.gather(*asked) == ["key_0", 3, "key_2", 3, "key_4", 3]
+    assert len(commits) == 3
+
+
+async def test_a_database_that_fails_is_asked_once_and_not_once_for_each(database: Database) -> None:
+    calls = list[int]()
+
+    def fail(connection: Connection, items: Sequence[int]) -> Sequence[int]:
+        calls.append(len(items))
+        raise OperationalError("SELECT 1", {}, OSError("gone"))
+
+    async with Busy(database):
+        asked = [asyncio.create_task(database.transact(fail, i)) for i in range(5)]
+    assert all(isinstance(outcome, Unavailable) for outcome in await asyncio.gather(*asked, return_exceptions=True))
+    assert calls == [5]
+
+
+async def test_transactions_that_the_database_chose_to_end_a_deadlock_get_through_one_by_one(database: Database) -> None:
+    class Deadlock(Exception):
+        sqlstate = "40P01"
+
+    def deadlock(connection: Connection, items: Sequence[int]) -> Sequence[int]:
+        if len(items) > 1:
+            raise OperationalError("UPDATE", {}, Deadlock())
+        return items
+
+    async with Busy(database):
+        asked = [asyncio.create_task(database.transact(deadlock, i)) for i in range(5)]
+    assert await asyncio.gather(*asked) == list(range(5))
 
 
 async def test_sessions_and_grouped_transactions_take_turns(database: Database) -> None:
@@ -74,32 +128,25 @@ async def test_sessions_and_grouped_transactions_take_turns(database: Database) 
         async with database.write() as session:
             await session.execute(insert(KEYS), key_values(f"session_{i}"))
 
-    grouped = (database.transact(partial(add_key, key_id=f"grouped_{i}")) for i in range(20))
+    grouped = (database.transact(add_keys, f"grouped_{i}") for i in range(20))
     await asyncio.gather(*grouped, *(by_session(i) for i in range(20)))
     assert len(await keys_of(database)) == 40
 
 
-async def test_a_caller_who_left_before_its_turn_writes_nothing(sqlite: Database) -> None:
-    gate = threading.Event()
-    first = asyncio.create_task(sqlite.transact(lambda connection: gate.wait(5)))
-    await asyncio.sleep(0.05)
-    leaving = asyncio.create_task(sqlite.transact(lambda connection: add_key(connection, "key_left")))
-    staying = asyncio.create_task(sqlite.transact(lambda connection: add_key(connection, "key_stays")))
-    await asyncio.sleep(0.05)
-    leaving.cancel()
-    gate.set()
-    await asyncio.gather(first, staying)
-    assert await keys_of(sqlite) == {"key_stays"}
+async def test_a_caller_who_left_before_its_turn_writes_nothing(database: Database) -> None:
+    async with Busy(database):
+        leaving = asyncio.create_task(database.transact(add_keys, "key_left"))
+        staying = asyncio.create_task(database.transact(add_keys, "key_stays"))
+        await asyncio.sleep(0.05)
+        leaving.cancel()
+    await staying
+    assert await keys_of(database) == {"key_stays"}
 
 
 async def test_closing_waits_for_what_was_asked_for(database: Database, database_url: str) -> None:
     closing = Database(database_url)
-    asked = asyncio.create_task(closing.transact(partial(add_key, key_id="key_a")))
+    asked = asyncio.create_task(closing.transact(add_keys, "key_a"))
     await asyncio.sleep(0)
-    if closing.is_sqlite:
-        await closing.close()
-        assert await asked == "key_a"
-    else:
-        await asked
-        await closing.close()
+    await closing.close()
+    assert await asked == "key_a"
     assert await keys_of(database) == {"key_a"}

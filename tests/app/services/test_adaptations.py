@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +12,7 @@ from app.cache.connection import connect_redis
 from app.cache.states import RedisStateCache
 from app.db import adaptations, predictions, rows
 from app.db.tables import AdaptationRow
-from app.domain import Status
+from app.domain import Adaptation, InitializerRef, Status, TaskOptions
 from app.errors import AdaptationFailed, AppError, Conflict, Draining, NotFound, Overloaded
 from tests.app.services.world import ANN, CATS, World, build_world, new_task
 from tests.servers import RedisServer
@@ -22,10 +23,15 @@ async def status_of(world: World, task_id: str) -> tuple[Status, int]:
     return latest.status, latest.attempts
 
 
-async def claim_and_die(world: World, task_id: str, *, ago_s: float = 0.0) -> None:
+async def claim_and_die(world: World, task_id: str, *, revision: int = 1, ago_s: float = 0.0) -> None:
     """What a worker leaves behind that was killed while it adapted."""
     at, most = datetime.now(UTC) - timedelta(seconds=ago_s), world.settings.max_attempts
-    assert await world.database.transact(lambda connection: adaptations.claim(connection, task_id, 1, at, most)) is not None
+
+    def claim(connection: Connection, wanted: Sequence[tuple[str, int]]) -> Sequence[bool]:
+        claimed = adaptations.claim_all(connection, wanted, at, most)
+        return [each in claimed for each in wanted]
+
+    assert await world.database.transact(claim, (task_id, revision))
 
 
 async def test_running_a_finished_job_again_changes_nothing(world: World) -> None:
@@ -62,17 +68,57 @@ async def test_a_transaction_that_dies_between_finish_and_commit_leaves_the_row_
     task, _ = await world.tasks.create(ANN, new_task(query=CATS))
     await claim_and_die(world, task.id)
 
-    def die_before_the_commit(connection: Connection) -> None:
-        finished = replace(task.latest, finished_at=datetime.now(UTC))
-        assert adaptations.finish_ready(connection, finished, rows.finish_to_values(finished, None, None))
+    def die_before_the_commit(connection: Connection, finishes: Sequence[adaptations.Finish]) -> Sequence[None]:
+        assert adaptations.finish_all(connection, finishes)[0].won
         raise NotFound("killed")
 
+    finished = replace(task.latest, finished_at=datetime.now(UTC))
     with pytest.raises(NotFound):
-        await world.database.transact(die_before_the_commit)
+        await world.database.transact(die_before_the_commit, adaptations.Finish(finished, rows.finish_to_values(finished, None, None)))
     assert (await status_of(world, task.id))[0] is Status.ADAPTING
     await world.adaptations.run(task.id, 1)
     assert await status_of(world, task.id) == (Status.READY, 2)
     assert len((await world.predictions.list(ANN, task.id)).rows) == 1
+
+
+async def finish_together(world: World, finished: Sequence[Adaptation]) -> list[bool]:
+    """Which of them won, of one transaction."""
+    finishes = [adaptations.Finish(each, rows.finish_to_values(each, None, None)) for each in finished]
+    async with world.database.write() as session:
+        return [each.won for each in await (await session.connection()).run_sync(adaptations.finish_all, finishes)]
+
+
+async def test_of_adaptations_that_are_finished_in_one_transaction_each_ends_as_it_would_alone(world: World) -> None:
+    made = [(await world.tasks.create(ANN, new_task(name=str(i))))[0] for i in range(4)]
+    alive, deleted, settled, queued = made
+    for task in (alive, deleted, settled):
+        await claim_and_die(world, task.id)
+    await world.tasks.delete(ANN, deleted.id)
+    finished = [replace(task.latest, finished_at=datetime.now(UTC), accuracy=(0.5,)) for task in made]
+    elsewhere = replace(finished[2], initializer=InitializerRef("protonet", 9))
+    assert await finish_together(world, [finished[0], finished[1], elsewhere, finished[3], finished[0]]) == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+    ended = [(await world.tasks.get(ANN, task.id)).latest for task in (alive, settled, queued)]
+    assert [each.status for each in ended] == [Status.READY, Status.ADAPTING, Status.QUEUED]
+    assert ended[0].accuracy == (0.5,)
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+async def test_of_two_revisions_that_are_finished_in_one_transaction_the_newer_one_serves(world: World, order: tuple[int, int]) -> None:
+    first, _ = await world.tasks.create(ANN, new_task())
+    revised = await world.tasks.revise(ANN, first.id, options=TaskOptions(steps=3))
+    for revision in (1, 2):
+        await claim_and_die(world, first.id, revision=revision)
+    finished = {task.latest.revision: replace(task.latest, finished_at=datetime.now(UTC)) for task in (first, revised)}
+    assert await finish_together(world, [finished[revision] for revision in order]) == [True, True]
+    task = await world.tasks.get(ANN, first.id)
+    assert task.serving is not None
+    assert task.serving.revision == 2
 
 
 async def test_a_job_that_was_started_too_often_is_failed_as_poison_and_an_equal_request_tries_anew(world: World) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.domain import Caller
 from app.errors import NotFound, Unavailable
-from app.services.serving_reads import ServingReads
+from app.services.task_reads import TaskReads
 from tests.app.services.world import ANN, BOB, World, new_task
 
 
@@ -40,7 +40,7 @@ async def make_tasks(world: World, count: int) -> list[str]:
     return [(await world.tasks.create(ANN, new_task(name=f"task {number}")))[0].id for number in range(count)]
 
 
-async def start(reads: ServingReads, caller: Caller, task_id: str) -> asyncio.Task[str]:
+async def start(reads: TaskReads, caller: Caller, task_id: str) -> asyncio.Task[str]:
     """A read that has been asked for."""
 
     async def read() -> str:
@@ -52,7 +52,7 @@ async def start(reads: ServingReads, caller: Caller, task_id: str) -> asyncio.Ta
 
 
 async def test_what_is_asked_for_during_a_read_shares_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids, reads = await make_tasks(world, 4), ServingReads(world.database)
+    ids, reads = await make_tasks(world, 4), TaskReads(world.database)
     gate = Gate(world, monkeypatch)
     first = await start(reads, ANN, ids[0])
     await asyncio.sleep(0)
@@ -63,7 +63,7 @@ async def test_what_is_asked_for_during_a_read_shares_the_next(world: World, mon
 
 
 async def test_a_read_begins_after_it_was_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    (task_id,), reads = await make_tasks(world, 1), ServingReads(world.database)
+    (task_id,), reads = await make_tasks(world, 1), TaskReads(world.database)
     gate = Gate(world, monkeypatch)
     before = await start(reads, ANN, task_id)
     await asyncio.sleep(0)
@@ -74,7 +74,7 @@ async def test_a_read_begins_after_it_was_asked_for(world: World, monkeypatch: p
 
 
 async def test_another_tenant_finds_nothing_in_a_shared_read(world: World) -> None:
-    (task_id,), reads = await make_tasks(world, 1), ServingReads(world.database)
+    (task_id,), reads = await make_tasks(world, 1), TaskReads(world.database)
     mine, other = await asyncio.gather(reads.read(ANN, task_id), reads.read(BOB, task_id), return_exceptions=True)
     assert not isinstance(mine, BaseException)
     assert mine.task.id == task_id
@@ -82,7 +82,7 @@ async def test_another_tenant_finds_nothing_in_a_shared_read(world: World) -> No
 
 
 async def test_a_caller_that_leaves_harms_nobody_who_waits_for_the_same_task(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    (task_id,), reads = await make_tasks(world, 1), ServingReads(world.database)
+    (task_id,), reads = await make_tasks(world, 1), TaskReads(world.database)
     gate = Gate(world, monkeypatch)
     leaving, staying = await start(reads, ANN, task_id), await start(reads, ANN, task_id)
     leaving.cancel()
@@ -91,7 +91,7 @@ async def test_a_caller_that_leaves_harms_nobody_who_waits_for_the_same_task(wor
 
 
 async def test_a_database_that_is_away_fails_those_who_wait_and_not_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids, reads = await make_tasks(world, 2), ServingReads(world.database)
+    ids, reads = await make_tasks(world, 2), TaskReads(world.database)
     gate = Gate(world, monkeypatch)
     gate.open.set()
     gate.fault = Unavailable("away", code="database_unavailable")
