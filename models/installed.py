@@ -122,6 +122,10 @@ class Installed:
         """An adapted lane's state as bytes, which `restore` makes the one to answer by: the numbers are rounded."""
         return self.format.encode(state)
 
+    def encode_all(self, states: Sequence[State]) -> list[bytes]:
+        """The same of many lanes: each as `encode` writes it."""
+        return self.format.encode_all(states)
+
     def restore(self, encoded: bytes) -> Resident:
         """A state on the device from its bytes, always the same, ready to answer by. Raises IncompatibleState."""
         return self._make_ready(self.format.decode(encoded))

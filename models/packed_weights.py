@@ -51,13 +51,18 @@ def pack(weight: Tensor, base: Tensor) -> Tensor:
 
     A channel that is not finite unpacks to such.
     """
-    lines, library = to_lines(weight[0]).reshape(base.shape).contiguous(), find_packing()
+    lines, library = read_lines(weight, base), find_packing()
     if library is None:
         return _pack(lines, base)
     packed = torch.empty(count_packed_bytes(base), dtype=torch.uint8)
     if library.pack_weight(lines.data_ptr(), base.data_ptr(), *base.shape, packed.data_ptr()):
         raise MemoryError("no memory for the scales of a weight")
     return packed
+
+
+def read_lines(weight: Tensor, base: Tensor) -> Tensor:
+    """Lines (n, channels) of a weight (1, channels, ...), copied only where they are not without gaps."""
+    return to_lines(weight[0]).reshape(base.shape).contiguous()
 
 
 def unpack(packed: Array, base: Tensor, weight: Tensor) -> None:

@@ -1,6 +1,7 @@
 """Fixed point in C for CPUs (`models/native/packing.c`): tensors are read and written where they lie, whatever their strides.
 
-The numbers are those of `models.packing` in torch to the last bit. One call does all tensors, and never gives the interpreter lock away.
+The numbers are those of `models.packing` in torch to the last bit. One call does all tensors of a state, and never gives the interpreter
+lock away; one does those of many states, and does.
 """
 
 from __future__ import annotations
@@ -21,8 +22,15 @@ from torch import Tensor
 from models.resident import Place
 
 Array = npt.NDArray[Any]
-COLUMN_AXES, BLOCK_NUMBERS = 3, 9
-"""Of a `Block` of `packing.c`: the axes it counts along after the lane and the row, and how many integers it is."""
+COLUMN_AXES = 3
+"""The axes that a `Block` of `packing.c` counts along after the lane and the row."""
+
+BLOCK_NUMBERS, WEIGHT_NUMBERS, GROUP_NUMBERS = 9, 5, 5
+"""How many integers a `Block` is, a `Weight`, and a `Group`."""
+
+_NO_MEMORY = "no memory for a few rows of a state"
+_new_bytes = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(("PyBytes_FromStringAndSize", ctypes.pythonapi))
+_address_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(("PyBytes_AsString", ctypes.pythonapi))
 
 
 def is_native(tensors: Sequence[Tensor]) -> bool:
@@ -35,6 +43,42 @@ def pack(library: ctypes.PyDLL, tensors: Sequence[Tensor], base: Tensor, packed:
     layouts = ((tensor.data_ptr(), *_describe(tensor.shape, tensor.stride())) for tensor in tensors)
     blocks = struct.pack(f"{BLOCK_NUMBERS * len(tensors)}q", *chain.from_iterable(layouts))
     _call(library.pack, blocks, len(tensors), base, packed.data_ptr())
+
+
+class Writing:
+    """States that are about to be packed, all in one call. It holds what they are packed from until then."""
+
+    def __init__(self) -> None:
+        self._weights: list[int] = []
+        self._blocks: list[int] = []
+        self._groups: list[tuple[int, int, int, int, int]] = []
+        self._held: list[Tensor] = []
+
+    def add_weight(self, lines: Tensor, base: Tensor, packed: int) -> None:
+        """`lines` (n, channels) without gaps, to be packed at the address `packed` as `models.packed_weights.pack` does."""
+        self._held.append(lines)
+        self._weights += lines.data_ptr(), base.data_ptr(), *base.shape, packed
+
+    def add_group(self, tensors: Sequence[Tensor], base: Tensor, packed: int) -> None:
+        """Tensors to be packed as one, as `models.packing.pack` does."""
+        self._held.extend(tensors)
+        self._groups.append((len(self._blocks), len(tensors), base.data_ptr(), len(base), packed))
+        for tensor in tensors:
+            self._blocks += tensor.data_ptr(), *_describe(tensor.shape, tensor.stride())
+
+    def run(self, library: ctypes.CDLL) -> None:
+        """Packs them. Raises MemoryError."""
+        weights, blocks = np.array(self._weights, dtype=np.int64), np.array(self._blocks, dtype=np.int64)
+        groups = np.array(self._groups, dtype=np.int64).reshape(-1, GROUP_NUMBERS)
+        groups[:, 0] = blocks.ctypes.data + blocks.itemsize * groups[:, 0]
+        if library.pack_all(weights.ctypes.data, len(weights) // WEIGHT_NUMBERS, groups.ctypes.data, len(groups)):
+            raise MemoryError(_NO_MEMORY)
+
+
+def make_bytes(n_bytes: int) -> tuple[bytes, int]:
+    """Bytes of any content, and where they lie: to be written before anybody else has them. To copy them would take as long as packing."""
+    made = _new_bytes(None, n_bytes)
+    return made, _address_of(made)
 
 
 def are_native(places: Sequence[Place]) -> bool:
@@ -58,7 +102,7 @@ def unpack(library: ctypes.PyDLL, packed: Array, base: Tensor, memory: Tensor, b
 def _call(function: ctypes._NamedFuncPointer, blocks: bytes, n_blocks: int, base: Tensor, packed: int) -> int:
     found: int = function(blocks, n_blocks, base.data_ptr(), len(base), packed)
     if found < 0:
-        raise MemoryError("no memory for a few rows of a state")
+        raise MemoryError(_NO_MEMORY)
     return found
 
 

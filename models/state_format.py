@@ -18,6 +18,7 @@ normalisations would do with 10 bits, those of a small regression need 12.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import struct
 import zlib
@@ -32,8 +33,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models import packed_weights
+from models import packed_weights, packing_native
 from models.errors import IncompatibleState
+from models.native.library import find_packing_of_many
 from models.packing import Room, pack, unpack
 from models.resident import Arrangement, Resident, arrange
 from models.slab import Slab
@@ -76,12 +78,40 @@ class StateFormat:
 
     def encode(self, state: State) -> bytes:
         """One lane's state on the host as bytes, the same for the same state. They decode to numbers near by, not to the same."""
-        counts = (state[mask].shape[1] if mask in state else 0 for mask in MASKS)
         packed = [packed_weights.pack(state[name], base) for name, base in self.coarse.items()]
         if self.fine:
             packed.append(pack([state[name] for name in self.fine], self.base))
         plain = [state[name].contiguous().view(torch.uint8) for name in self.plain]
-        return make_head(self.digest, *counts) + b"".join(tensor.numpy().tobytes() for tensor in (*packed, *plain))
+        return make_head(self.digest, *self._count(state)) + b"".join(tensor.numpy().tobytes() for tensor in (*packed, *plain))
+
+    def encode_all(self, states: Sequence[State]) -> list[bytes]:
+        """Each lane's state as `encode` writes it, in one call that leaves the interpreter to others while it packs."""
+        library, lanes = find_packing_of_many(), [[state[name] for name in self.fine] for state in states]
+        if library is None or not all(map(packing_native.is_native, lanes)):
+            return [self.encode(state) for state in states]
+        writing = packing_native.Writing()
+        written = [self._begin(writing, state, fine) for state, fine in zip(states, lanes, strict=True)]
+        writing.run(library)
+        return written
+
+    def _begin(self, writing: packing_native.Writing, state: State, fine: Sequence[Tensor]) -> bytes:
+        """A state's bytes, in which all but what is packed is written."""
+        counts = self._count(state)
+        layout, head = self._layouts(counts), make_head(self.digest, *counts)
+        written, address = packing_native.make_bytes(layout.n_bytes)
+        ctypes.memmove(address, head, len(head))
+        for name in self.plain:
+            ctypes.memmove(address + layout.parts[name][1], state[name].contiguous().data_ptr(), layout.parts[name][0])
+        for name, base in self.coarse.items():
+            writing.add_weight(packed_weights.read_lines(state[name], base), base, address + layout.parts[name][1])
+        if fine:
+            writing.add_group(fine, self.base, address + layout.parts["fine"][1])
+        return written
+
+    def _count(self, state: State) -> Counts:
+        """How many classes and examples it has."""
+        n_way, n_support = (state[mask].shape[1] if mask in state else 0 for mask in MASKS)
+        return n_way, n_support
 
     def decode(self, encoded: bytes) -> Resident:
         """One lane's state on the CPU, the same for the same bytes. Raises IncompatibleState when they are not of this format.

@@ -251,8 +251,8 @@ def _in_service_words() -> Iterator[None]:
 
 def _round_all(_bucket: Hashable, rounds: Sequence[_Round], _taken: float) -> list[tuple[bytes, Resident] | Exception]:
     """States as bytes, and what those say on the device. Bytes are rounded; so what answers first is what a cache will bring back."""
-    encoded = [each.version.encode(each.state) for each in rounds]
-    return [(written, each.version.restore(written)) for each, written in zip(rounds, encoded, strict=True)]
+    version = rounds[0].version  # the bucket's
+    return [(written, version.restore(written)) for written in version.encode_all([each.state for each in rounds])]
 
 
 def _run_adaptations(lanes: Sequence[_Adapt], taken: float) -> list[_Outcome | Exception]:

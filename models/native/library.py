@@ -23,6 +23,7 @@ _PACKING = {
     **{name: [_POINTER, _INT, _POINTER, _LONG, _POINTER] for name in ("pack", "unpack")},
     **{name: [_POINTER, _POINTER, _LONG, _LONG, _POINTER] for name in ("pack_weight", "unpack_weight")},
 }
+_PACKING_ALL = {"pack_all": [_POINTER, _INT, _POINTER, _INT]}
 MOST_CHANNELS = 512
 """`MAX_CHANNELS` of network.h: what the C has room for."""
 _RANK = {"DEFAULT": 0, "AVX2": 1, "AVX512": 2}
@@ -57,8 +58,20 @@ def find_packing() -> ctypes.PyDLL | None:
 
     Its calls keep the interpreter lock: they take less than a tenth of a millisecond, and to get it back from a busy thread takes longer.
     """
-    paths = [library_path(instructions, "packing") for instructions in list_instruction_sets() if has(instructions)]
-    return next((load_packing(path) for path in paths if path.exists()), None)
+    path = _find_packing_path()
+    return load_packing(path) if path is not None else None
+
+
+@cache
+def find_packing_of_many() -> ctypes.CDLL | None:
+    """The same for the states of a batch at once, milliseconds in which the interpreter is for others."""
+    path = _find_packing_path()
+    return load_packing_of_many(path) if path is not None else None
+
+
+def _find_packing_path() -> Path | None:
+    paths = (library_path(instructions, "packing") for instructions in list_instruction_sets() if has(instructions))
+    return next((path for path in paths if path.exists()), None)
 
 
 def has(instructions: InstructionSet) -> bool:
@@ -81,6 +94,13 @@ def load_packing(path: Path) -> ctypes.PyDLL:
     """One of them."""
     library = ctypes.PyDLL(str(path))
     _declare(library, _PACKING)
+    return library
+
+
+def load_packing_of_many(path: Path) -> ctypes.CDLL:
+    """The same library, by calls that do not hold the interpreter lock."""
+    library = ctypes.CDLL(str(path))
+    _declare(library, _PACKING_ALL)
     return library
 
 

@@ -28,6 +28,22 @@ typedef struct {
     int64_t n_rows, row, size[3], stride[3];
 } Block;
 
+/* A weight to pack: `lines` (n_lines, channels), which differ from `base`. */
+typedef struct {
+    const float *lines, *base;
+    int64_t n_lines, channels;
+    uint8_t *packed;
+} Weight;
+
+/* Blocks to pack as one, of which the first `n_base` numbers differ from `base`. */
+typedef struct {
+    const Block *blocks;
+    int64_t n_blocks;
+    const float *base;
+    int64_t n_base;
+    uint8_t *packed;
+} Group;
+
 /* Where the parts of a group begin. */
 typedef struct {
     int64_t n_numbers, half;
@@ -219,4 +235,12 @@ EXPORT int pack_weight(const float *lines, const float *base, int64_t n_lines, i
 EXPORT int unpack_weight(const uint8_t *packed, const float *base, int64_t n_lines, int64_t channels, float *lines) {
     unpack_lines(packed, (int)channels, 0, (int)n_lines, base, lines);
     return 0;
+}
+
+/* All of them, of many states. 0, or -1 without memory. */
+EXPORT int pack_all(const Weight *weights, int n_weights, const Group *groups, int n_groups) {
+    int failed = 0;
+    for (const Weight *w = weights; w < weights + n_weights; w++) failed |= pack_weight(w->lines, w->base, w->n_lines, w->channels, w->packed);
+    for (const Group *g = groups; g < groups + n_groups; g++) failed |= pack(g->blocks, (int)g->n_blocks, g->base, g->n_base, g->packed);
+    return failed;
 }

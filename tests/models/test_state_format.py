@@ -89,6 +89,24 @@ def test_the_same_state_gives_the_same_bytes_and_the_same_bytes_the_same_state()
     assert all(torch.equal(first[name], second[name]) for name in STATE)
 
 
+@pytest.mark.parametrize("is_native", [True, False])
+def test_states_that_are_written_together_are_the_bytes_of_each(is_native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not is_native:
+        monkeypatch.setattr(state_format, "find_packing_of_many", lambda: None)
+    for states_format, states in (
+        (FORMAT, [make_state(n_way, seed) for seed, n_way in enumerate((3, 5, 3))]),
+        (EXAMPLES, [make_example_state(2, n_support) for n_support in (2, 7)]),
+    ):
+        assert states_format.encode_all(states) == [states_format.encode(state) for state in states]
+        assert states_format.encode_all([]) == []
+
+
+def test_kernels_in_another_order_of_memory_are_written_as_the_same_bytes() -> None:
+    turned = {name: tensor.contiguous() for name, tensor in STATE.items()}
+    assert turned[KERNEL].stride() != STATE[KERNEL].stride()
+    assert FORMAT.encode_all([turned, STATE]) == [ENCODED, ENCODED]
+
+
 def test_a_class_is_rounded_alike_at_every_place() -> None:
     order = torch.tensor([2, 0, 1])
     permuted = {name: tensor[:, order] if name.startswith("class.") else tensor for name, tensor in STATE.items()}
