@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.rows import adaptation_from, repeated_adaptation
-from app.db.tables import AdaptationRow, TaskRow
+from app.db.tables import ADAPTATION_COLUMNS, AdaptationRow, TaskRow
 from app.db.tasks import lock_task
 from app.domain import Adaptation, InitializerRef, StateKey, Status
 
@@ -26,7 +26,7 @@ _CLAIM = (
     update(_ROWS)
     .where(_THESE, _ROWS.c.status.in_(UNFINISHED), _ROWS.c.attempts < bindparam("most"))
     .values(status=Status.ADAPTING, attempts=_ROWS.c.attempts + 1, started_at=bindparam("at"))
-    .returning(*(column for column in _ROWS.c if column.name not in {"embedding", "start"}))
+    .returning(*ADAPTATION_COLUMNS)
 )
 _LOCK_SERVING = (
     select(_TASKS.c.id, _TASKS.c.serving_revision)

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.db.inserts import insert_ignored
 from app.db.tables import ApiKeyRow
-from app.db.tasks import insert_ignored
 
 
 async def insert_key(session: AsyncSession, values: dict[str, Any]) -> bool:

@@ -79,8 +79,11 @@ class GroupCommit:
         return group
 
     async def _serve_group(self, group: Sequence[_Waiting]) -> None:
-        items = [each.item for each in group]
-        outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, commit_together, self._engine, group[0].work, items)
+        work, items, loop = group[0].work, [each.item for each in group], asyncio.get_running_loop()
+        try:
+            outcomes = await loop.run_in_executor(self._thread, commit_together, self._engine, work, items)
+        except RuntimeError as closed:  # the thread has ended; nobody else would tell the callers
+            outcomes = [closed] * len(items)
         for each, outcome in zip(group, outcomes, strict=True):
             _settle(each.done, outcome)
 

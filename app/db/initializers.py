@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import Connection, Table, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import undefer
 
+from app.db.inserts import insert_ignored
 from app.db.tables import InitializerRow, InitializerVersionRow
-from app.db.tasks import insert_ignored
 from app.domain import InitializerRef
+
+_POINTERS = cast(Table, InitializerRow.__table__)
+_CURRENT = select(_POINTERS.c.name, _POINTERS.c.current_version).where(_POINTERS.c.current_version.is_not(None)).order_by(_POINTERS.c.name)
+
+
+def current_versions(connection: Connection) -> dict[str, InitializerRef]:
+    """The current version of every initializer that has one, by name."""
+    rows = connection.execute(_CURRENT)
+    return {row.name: InitializerRef(row.name, row.current_version) for row in rows}
 
 
 async def current_refs(session: AsyncSession) -> list[InitializerRef]:
     """The current version of every initializer, by name."""
-    query = select(InitializerRow.name, InitializerRow.current_version).where(InitializerRow.current_version.is_not(None))
-    found = await session.execute(query.order_by(InitializerRow.name))
-    return [InitializerRef(name, version) for name, version in found if version is not None]
+    return list((await (await session.connection()).run_sync(current_versions)).values())
 
 
 async def current_ref(session: AsyncSession, name: str) -> InitializerRef | None:

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.db.inserts import insert_many
 from app.db.rows import prediction_set_from, prediction_set_to_values
 from app.db.tables import PredictionRow
-from app.db.tasks import insert_ignoring
 from app.domain import Page, PredictionSet
 
 
 def insert_all(connection: Connection, answers: Sequence[PredictionSet]) -> None:
     """Keeps sets of answers; the same id is kept once."""
-    if answers:
-        connection.execute(insert_ignoring(connection, PredictionRow, ["id"]), list(map(prediction_set_to_values, answers)))
+    insert_many(connection, PredictionRow, list(map(prediction_set_to_values, answers)), ["id"])
 
 
 async def list_predictions(session: AsyncSession, task_id: str, *, after: str | None, limit: int) -> Page[PredictionSet]:

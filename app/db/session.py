@@ -39,8 +39,8 @@ class Database:
     """One database, reached with SQLAlchemy's async engines. url names its driver, as `Settings.resolved_database_url` does.
 
     SQLite: a reader pool of 4 and a writer pool of 1 that begins IMMEDIATE (deferred transactions of two processes that read, then
-    write, fail with "database is locked" whatever the timeout), and one more connection for `transact`, with which the writer takes
-    turns. PostgreSQL: one pool for all, and one more connection for `transact`.
+    write, fail with "database is locked" whatever the timeout), one more connection for `transact`, with which the writer takes turns, and
+    one for `fetch`. PostgreSQL: one pool for all, and likewise two more connections.
     """
 
     def __init__(self, url: str, *, pool_size: int = 16, pool_timeout_s: float = 10.0, connect_timeout_s: int = 3) -> None:
@@ -49,14 +49,16 @@ class Database:
         if self.is_sqlite:
             self._reader = _sqlite_engine(url, pool_size=4, begin="BEGIN")
             self._writer = _sqlite_engine(url, pool_size=1, begin="BEGIN IMMEDIATE")
-            self._grouped = GroupCommit(_blocking_sqlite_engine(url), self._turn)
+            self._writing = GroupCommit(_blocking_sqlite_engine(url, "BEGIN IMMEDIATE"), self._turn)
+            self._reading = GroupCommit(_blocking_sqlite_engine(url, "BEGIN"), asyncio.Lock())
         else:
             # A restarted server costs a ping, not a failed request.
             options = {"max_overflow": 0, "pool_pre_ping": True, "connect_args": _time_out_after(url, connect_timeout_s)}
             self._writer = create_async_engine(url, pool_size=pool_size, pool_timeout=pool_timeout_s, **options)
             # A read of several statements sees one moment; the writer's READ COMMITTED sees what others committed while it waited.
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
-            self._grouped = GroupCommit(create_engine(url, pool_size=1, **options), asyncio.Lock())
+            self._writing = GroupCommit(create_engine(url, pool_size=1, **options), asyncio.Lock())
+            self._reading = GroupCommit(create_engine(url, pool_size=1, isolation_level="REPEATABLE READ", **options), asyncio.Lock())
         self._read_session = async_sessionmaker(self._reader, expire_on_commit=False, autoflush=False)
         self._write_session = async_sessionmaker(self._writer, expire_on_commit=False, autoflush=False)
 
@@ -79,7 +81,15 @@ class Database:
         as one of them would cost (see `GroupCommit`).
         """
         async with _as_unavailable():
-            return await self._grouped.run(work, item)
+            return await self._writing.run(work, item)
+
+    async def fetch(self, work: Work[T, R], item: T) -> R:
+        """What `work`, which writes nothing, finds for the item; of one moment, which is after this was called. Raises as `read`.
+
+        The way for what every request reads: items that wait at the same time for the same work are read together.
+        """
+        async with _as_unavailable():
+            return await self._reading.run(work, item)
 
     @asynccontextmanager
     async def _my_turn(self) -> AsyncIterator[None]:
@@ -101,7 +111,8 @@ class Database:
 
     async def close(self) -> None:
         """Closes every connection, once what was asked for is committed."""
-        await self._grouped.close()
+        await self._writing.close()
+        await self._reading.close()
         await self._writer.dispose()
         await self._reader.dispose()
 
@@ -128,11 +139,11 @@ def _sqlite_engine(url: str, *, pool_size: int, begin: str) -> AsyncEngine:
     return engine
 
 
-def _blocking_sqlite_engine(url: str) -> Engine:
+def _blocking_sqlite_engine(url: str, begin: str) -> Engine:
     """One connection of the driver without a thread of its own."""
     blocking = make_url(url).set(drivername="sqlite")
     engine = create_engine(blocking, pool_size=1, max_overflow=0, connect_args={"check_same_thread": False})
-    prepare_sqlite(engine, "BEGIN IMMEDIATE")
+    prepare_sqlite(engine, begin)
     return engine
 
 

@@ -155,6 +155,10 @@ class AdaptationRow(Table):
     error_detail: Mapped[str | None]
 
 
+ADAPTATION_COLUMNS = tuple(column for column in AdaptationRow.__table__.c if column.name not in {"embedding", "start"})
+"""Those of an adaptation that are shown: what is as large as its weights is read by who needs it."""
+
+
 class PredictionRow(Table):
     """Answers that were kept: one row per query set and revision, and one per recorded request."""
 

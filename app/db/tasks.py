@@ -9,20 +9,29 @@ from functools import cache
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import Connection, Insert, bindparam, delete, insert, or_, select, tuple_
-from sqlalchemy import Table as SqlTable
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Row, Table, bindparam, delete, insert, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.dml import ReturningInsert
 
+from app.db.initializers import current_versions
+from app.db.inserts import insert_ignored, insert_ignoring
 from app.db.rows import NewRows, inputs_from, support_from, task_from
-from app.db.tables import AdaptationRow, ExamplesRow, InitializerRow, Table, TaskRow
+from app.db.tables import ADAPTATION_COLUMNS, AdaptationRow, ExamplesRow, TaskRow
 from app.domain import Array, InitializerRef, Page, Status, SupportSet, Task
 
-# The statements of every adaptation, made once: to put one together takes longer than to run it.
-_TASKS, _EXAMPLES = cast(SqlTable, TaskRow.__table__), cast(SqlTable, ExamplesRow.__table__)
-_INSERT_EXAMPLES, _INSERT_ADAPTATION = insert(_EXAMPLES), insert(cast(SqlTable, AdaptationRow.__table__))
-_CURRENT = select(InitializerRow.__table__.c.name, InitializerRow.__table__.c.current_version)
+# The statements of every adaptation and of most predictions, made once: to put one together takes longer than to run it.
+_TASKS, _ROWS, _EXAMPLES = (cast(Table, row.__table__) for row in (TaskRow, AdaptationRow, ExamplesRow))
+_TASK_COLUMNS = tuple(column.label("task_metadata") if column.name == "metadata" else column for column in _TASKS.c)  # as `TaskRow` has it
+_FIND = select(*_TASK_COLUMNS).where(
+    tuple_(_TASKS.c.owner, _TASKS.c.id).in_(bindparam("these", expanding=True)),
+    or_(_TASKS.c.expires_at.is_(None), _TASKS.c.expires_at > bindparam("now")),
+)
+_LATEST_AND_SERVING = (
+    select(*ADAPTATION_COLUMNS)
+    .join(_TASKS, _TASKS.c.id == _ROWS.c.task_id)
+    .where(_TASKS.c.id.in_(bindparam("tasks", expanding=True)), _ROWS.c.revision.in_([_TASKS.c.latest_revision, _TASKS.c.serving_revision]))
+)
+_INSERT_EXAMPLES, _INSERT_ADAPTATION = insert(_EXAMPLES), insert(_ROWS)
 _IS_SUPPORT = tuple_(_EXAMPLES.c.task_id, _EXAMPLES.c.id).in_(bindparam("supports", expanding=True))
 _SUPPORTS_AND_QUERIES = (
     select(_EXAMPLES, (_EXAMPLES.c.id == _TASKS.c.query_id).label("is_query"))
@@ -35,10 +44,22 @@ def _alive(now: datetime) -> Any:
     return or_(TaskRow.expires_at.is_(None), TaskRow.expires_at > now)
 
 
+def find_all(connection: Connection, wanted: Sequence[tuple[str, str]], now: datetime) -> list[Task | None]:
+    """The live task of each (owner, task id); None where that owner has none."""
+    rows = connection.execute(_FIND, {"these": list(wanted), "now": now}).all()
+    found = {(task.owner, task.id): task for task in _with_adaptations(connection, rows)}
+    return [found.get(each) for each in wanted]
+
+
+async def find_tasks(session: AsyncSession, owner: str, task_ids: Sequence[str], now: datetime) -> list[Task | None]:
+    """Each of these tasks, None where it is not alive or not this owner's."""
+    connection = await session.connection()
+    return await connection.run_sync(find_all, [(owner, task_id) for task_id in task_ids], now)
+
+
 async def find_task(session: AsyncSession, owner: str, task_id: str, now: datetime) -> Task | None:
     """A live task of this owner."""
-    rows = await session.scalars(select(TaskRow).where(TaskRow.id == task_id, TaskRow.owner == owner, _alive(now)))
-    return next(iter(await _with_adaptations(session, rows.all())), None)
+    return (await find_tasks(session, owner, [task_id], now))[0]
 
 
 async def find_owner(session: AsyncSession, task_id: str) -> str | None:
@@ -46,32 +67,27 @@ async def find_owner(session: AsyncSession, task_id: str) -> str | None:
     return await session.scalar(select(TaskRow.owner).where(TaskRow.id == task_id))
 
 
-async def find_tasks(session: AsyncSession, owner: str, task_ids: Sequence[str], now: datetime) -> list[Task]:
-    """Those of these tasks that are alive and this owner's, in no order."""
-    rows = await session.scalars(select(TaskRow).where(TaskRow.id.in_(task_ids), TaskRow.owner == owner, _alive(now)))
-    return await _with_adaptations(session, rows.all())
-
-
 async def find_by_fingerprint(session: AsyncSession, fingerprint: str, now: datetime) -> Task | None:
     """The live task made by an equal request."""
-    rows = await session.scalars(select(TaskRow).where(TaskRow.fingerprint == fingerprint, _alive(now)))
-    return next(iter(await _with_adaptations(session, rows.all())), None)
+    row = (await session.execute(select(TaskRow.owner, TaskRow.id).where(TaskRow.fingerprint == fingerprint))).first()
+    return await find_task(session, row.owner, row.id, now) if row is not None else None
 
 
 async def list_tasks(
     session: AsyncSession, owner: str, now: datetime, *, after: str | None, limit: int, status: Status | None, name: str | None
 ) -> Page[Task]:
     """Newest first; reads one row more than asked to know whether more follow."""
-    query = select(TaskRow).where(TaskRow.owner == owner, _alive(now)).order_by(TaskRow.id.desc()).limit(limit + 1)
+    query = select(*_TASK_COLUMNS).where(_TASKS.c.owner == owner, _alive(now)).order_by(_TASKS.c.id.desc()).limit(limit + 1)
     if after is not None:
-        query = query.where(TaskRow.id < after)
+        query = query.where(_TASKS.c.id < after)
     if name is not None:
-        query = query.where(TaskRow.name == name)
+        query = query.where(_TASKS.c.name == name)
     if status is not None:
-        latest = (AdaptationRow.task_id == TaskRow.id) & (AdaptationRow.revision == TaskRow.latest_revision)
-        query = query.join(AdaptationRow, latest).where(AdaptationRow.status == status)
-    rows = (await session.scalars(query)).all()
-    return Page(rows=tuple(await _with_adaptations(session, rows[:limit])), has_more=len(rows) > limit)
+        latest = (_ROWS.c.task_id == _TASKS.c.id) & (_ROWS.c.revision == _TASKS.c.latest_revision)
+        query = query.join(_ROWS, latest).where(_ROWS.c.status == status)
+    rows = (await session.execute(query)).all()
+    found = await (await session.connection()).run_sync(_with_adaptations, rows[:limit])
+    return Page(rows=tuple(found), has_more=len(rows) > limit)
 
 
 class Inserted(Enum):
@@ -91,8 +107,8 @@ class NewTask(NamedTuple):
 
 def insert_all(connection: Connection, new: Sequence[NewTask]) -> list[Inserted]:
     """Inserts of each everything or, unless its answer is `NEW`, nothing. Of equal ones that meet here, one is new."""
-    versions = dict(map(tuple, connection.execute(_CURRENT)))
-    valid = [each.rows for each in new if each.current is None or versions.get(each.current.name) == each.current.version]
+    versions = current_versions(connection)
+    valid = [each.rows for each in new if each.current is None or versions.get(each.current.name) == each.current]
     inserted = _insert_tasks(connection, [rows.task for rows in valid])
     stored = [rows for rows in valid if rows.task["id"] in inserted]
     if stored:
@@ -155,31 +171,13 @@ def find_supports_and_queries(
 @cache
 def _insert_task(dialect: str) -> ReturningInsert[Any]:
     """The insert that gives nothing back when a task with the same fingerprint is there."""
-    return _insert_into(dialect, _TASKS).on_conflict_do_nothing(index_elements=["fingerprint"]).returning(_TASKS.c.id)
+    return insert_ignoring(dialect, _TASKS, ["fingerprint"]).returning(_TASKS.c.id)
 
 
-def insert_ignoring(connection: Connection, table: type[Table], unique: list[str]) -> Insert:
-    """INSERT ... ON CONFLICT DO NOTHING on both databases."""
-    return _insert_into(connection.dialect.name, cast(SqlTable, table.__table__)).on_conflict_do_nothing(index_elements=unique)
-
-
-def _insert_into(dialect: str, table: SqlTable) -> sqlite.Insert | postgresql.Insert:
-    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
-
-
-async def insert_ignored(session: AsyncSession, table: type[Table], values: dict[str, Any], unique: list[str]) -> bool:
-    """Whether the row is new; it is left as it is where there is one."""
-    connection = await session.connection()
-    statement = await connection.run_sync(insert_ignoring, table, unique)
-    return (await connection.execute(statement.returning(*table.__table__.primary_key), values)).first() is not None
-
-
-async def _with_adaptations(session: AsyncSession, rows: Sequence[TaskRow]) -> list[Task]:
-    wanted = {(row.id, revision) for row in rows for revision in (row.latest_revision, row.serving_revision) if revision is not None}
-    key = tuple_(AdaptationRow.task_id, AdaptationRow.revision)
-    found = (await session.scalars(select(AdaptationRow).where(key.in_(wanted)))).all() if wanted else []
+def _with_adaptations(connection: Connection, rows: Sequence[Row[Any]]) -> list[Task]:
+    found = connection.execute(_LATEST_AND_SERVING, {"tasks": [row.id for row in rows]}) if rows else ()
     by_task: dict[str, dict[int, AdaptationRow]] = {row.id: {} for row in rows}
     for adaptation in found:
-        by_task[adaptation.task_id][adaptation.revision] = adaptation
+        by_task[adaptation.task_id][adaptation.revision] = cast(AdaptationRow, adaptation)
     # A row without its latest adaptation was deleted between the two statements.
-    return [task_from(row, by_task[row.id]) for row in rows if row.latest_revision in by_task[row.id]]
+    return [task_from(cast(TaskRow, row), by_task[row.id]) for row in rows if row.latest_revision in by_task[row.id]]

@@ -40,7 +40,7 @@ from app.services.rebuilding import StateSource
 from app.services.serving import Serving, ServingMemory, require_serving
 from app.services.single_flight import SingleFlight
 from app.services.support_rules import check_queries
-from app.services.task_reads import TaskReads
+from app.services.task_reads import read_task
 from app.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -62,7 +62,7 @@ class PredictionService:
         self._database, self._engine = database, engine
         self._states = StateSource(database, cache, engine, initializers)
         self._initializers, self._memory, self._settings = initializers, memory, settings
-        self._readaptation, self._reads = Readaptation(database, queue), TaskReads(database)
+        self._readaptation = Readaptation(database, queue)
         self._flights: SingleFlight[StateKey, None] = SingleFlight()
         self._refreshes: SingleFlight[str, Serving] = SingleFlight()
 
@@ -86,7 +86,7 @@ class PredictionService:
         return serving
 
     async def _read_serving(self, caller: Caller, task_id: str) -> tuple[Task, Serving]:
-        read = await self._reads.read(caller, task_id)
+        read = await read_task(self._database, caller, task_id)
         task, current = read.task, read.current
         adaptation = require_serving(task)
         info = await self._initializers.get(adaptation.initializer.name, adaptation.initializer.version)

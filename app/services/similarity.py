@@ -74,7 +74,7 @@ class SimilarityService:
         async with self._database.read() as session:
             found = await tasks.find_tasks(session, owner, [candidates.ids[row] for row in order], datetime.now(UTC))
         # Since it was compared a task may have been deleted, or another version may have begun to serve it.
-        by_id = {task.id: task for task in found if task.serving is not None and task.serving.initializer == adaptation.initializer}
+        by_id = {task.id: task for task in found if task and task.serving and task.serving.initializer == adaptation.initializer}
         nearest = [(by_id.get(candidates.ids[row]), candidates.squares[row]) for row in order]
         neighbours = tuple(_neighbour(task, squares, parts) for task, squares in nearest if task is not None)
         return Neighbourhood(adaptation, neighbours, len(candidates.ids), candidates.has_more)

@@ -34,14 +34,15 @@ from app.services.selection_report import ask_for_choice
 from app.services.serving import ServingMemory
 from app.services.support_revision import revise_support
 from app.services.support_rules import check_examples, check_options, check_queries, check_warm_start
-from app.services.task_reads import TaskReads
+from app.services.task_reads import read_task
 from app.settings import Settings
 
 _MAX_TRIES = 3
 """Of a new task, whose initializer is reloaded elsewhere or whose equal is deleted while it is inserted."""
 
-_RECHECK_S = 1.0
-"""A waiter whose signal was lost sees the row this much later at most."""
+_FIRST_LOOK_S, _RECHECK_S = 0.03, 1.0
+"""A waiter looks at the row when it is told to, this long after it began to wait in case it was told before, and then once a second, for
+signals may be lost. Most are told within the first time, and look once."""
 
 
 class TaskService:
@@ -62,7 +63,6 @@ class TaskService:
         self._database, self._cache, self._signals, self._engine = database, cache, signals, engine
         self._initializers, self._memory, self._settings = initializers, memory, settings
         self._outbox, self._direct = Readaptation(database, queue), direct
-        self._reads = TaskReads(database)
 
     async def create(self, caller: Caller, new: NewTask) -> tuple[Task, bool]:
         """Validates, stores and enqueues; True when a task was made, False when an equal live one already exists.
@@ -85,7 +85,7 @@ class TaskService:
 
     async def get(self, caller: Caller, task_id: str) -> Task:
         """A live task of the caller. Raises NotFound task_not_found."""
-        return self._memory.notice((await self._reads.read(caller, task_id)).task)
+        return self._memory.notice((await read_task(self._database, caller, task_id)).task)
 
     async def list(
         self, caller: Caller, *, after: str | None = None, limit: int = 50, status: Status | None = None, name: str | None = None
@@ -144,6 +144,7 @@ class TaskService:
         if finished is not None and finished.owner == caller.key_id:
             return self._memory.notice(finished)
         with self._signals.subscribe(adaptation_topic(task_id, revision)) as subscription:
+            await subscription.wait(min(timeout_s, _FIRST_LOOK_S))
             while True:
                 task = await self.get(caller, task_id)
                 left_s = deadline - monotonic()

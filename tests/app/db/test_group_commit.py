@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, cast
 
+import pytest
 from sqlalchemy import Connection, Table, event, func, insert, select
 from sqlalchemy.exc import OperationalError
 
@@ -35,18 +36,18 @@ async def keys_of(database: Database) -> set[str]:
 
 def count_commits(database: Database) -> list[Any]:
     commits: list[Any] = []
-    event.listen(database._grouped._engine, "commit", commits.append)
+    event.listen(database._writing._engine, "commit", commits.append)
     return commits
 
 
 class Busy:
-    """The writer of a database, kept waiting until the block ends, so that what is asked for meanwhile meets."""
+    """The writer of a database, or its reader, kept waiting until the block ends, so that what is asked for meanwhile meets."""
 
-    def __init__(self, database: Database) -> None:
-        self._database, self._gate = database, threading.Event()
+    def __init__(self, database: Database, *, reads: bool = False) -> None:
+        self._run, self._gate = database.fetch if reads else database.transact, threading.Event()
 
     async def __aenter__(self) -> None:
-        self._first = asyncio.create_task(self._database.transact(wait_for, self._gate))
+        self._first = asyncio.create_task(self._run(wait_for, self._gate))
         await asyncio.sleep(0.05)
 
     async def __aexit__(self, *_: object) -> None:
@@ -150,3 +151,41 @@ async def test_closing_waits_for_what_was_asked_for(database: Database, database
     await closing.close()
     assert await asked == "key_a"
     assert await keys_of(database) == {"key_a"}
+
+
+async def test_reads_that_wait_are_one_and_find_what_was_committed_since(database: Database) -> None:
+    calls = list[int]()
+
+    def find(connection: Connection, ids: Sequence[str]) -> Sequence[bool]:
+        calls.append(len(ids))
+        return [key_id in set(connection.scalars(select(KEYS.c.id))) for key_id in ids]
+
+    async with Busy(database, reads=True):
+        asked = [asyncio.create_task(database.fetch(find, key_id)) for key_id in ("key_a", "key_b", "key_a")]
+        await database.transact(add_keys, "key_a")
+    assert await asyncio.gather(*asked) == [True, False, True]
+    assert calls == [3]
+
+
+async def test_a_read_of_several_statements_sees_one_moment(database: Database) -> None:
+    between, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def count_twice(connection: Connection, items: Sequence[int]) -> Sequence[tuple[int, int]]:
+        first = len(connection.scalars(select(KEYS.c.id)).all())
+        loop.call_soon_threadsafe(between.set)
+        go_on.wait(5)
+        return [(first, len(connection.scalars(select(KEYS.c.id)).all()))] * len(items)
+
+    counting = asyncio.create_task(database.fetch(count_twice, 0))
+    await between.wait()
+    await database.transact(add_keys, "key_a")
+    go_on.set()
+    assert await counting == (0, 0)
+
+
+async def test_who_asks_a_closed_database_is_told_so(database_url: str) -> None:
+    closed = Database(database_url)
+    await closed.close()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await asyncio.wait_for(closed.transact(add_keys, "key_a"), 5)

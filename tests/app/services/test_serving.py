@@ -29,16 +29,16 @@ async def revision_of(world: World, task_id: str) -> int:
 
 @pytest.fixture
 def reads(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """One entry for each session that reads."""
+    """One entry for each read of what serves a task."""
     begun: list[str] = []
-    monkeypatch.setattr(world.database, "read", _counted(world.database.read, begun))
+    monkeypatch.setattr(world.database, "fetch", _counted(world.database.fetch, begun))
     return begun
 
 
-def _counted(read: Callable[[], object], begun: list[str]) -> Callable[[], object]:
-    def counted() -> object:
+def _counted(fetch: Callable[..., object], begun: list[str]) -> Callable[..., object]:
+    def counted(*asked: object) -> object:
         begun.append("read")
-        return read()
+        return fetch(*asked)
 
     return counted
 
@@ -72,7 +72,7 @@ async def test_what_serves_is_read_again_after_a_second(world: World, reads: lis
     task_id = await ready_task(world)
     await revision_of(world, task_id)
     reads.clear()
-    clock[0] = 0.9
+    clock[0] = 0.4
     await revision_of(world, task_id)
     assert reads == []
     clock[0] = 1.1

@@ -1,38 +1,18 @@
-"""What serves many tasks is read together, and nobody is told what was true before they asked."""
+"""Tasks are read together, and nobody is told what was true before they asked."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.exc import OperationalError
 
-from app.domain import Caller
 from app.errors import NotFound, Unavailable
-from app.services.task_reads import TaskReads
+from app.services import task_reads
+from app.services.task_reads import TaskRead, read_task
+from tests.app.db.test_group_commit import Busy
 from tests.app.services.world import ANN, BOB, World, new_task
-
-
-class Gate:
-    """Reads of the database that stand still while it is shut; `begun` counts them."""
-
-    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.open = asyncio.Event()
-        self.begun = 0
-        self.fault: Exception | None = None
-        self._read = world.database.read
-        monkeypatch.setattr(world.database, "read", self.read)
-
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncSession]:
-        self.begun += 1
-        await self.open.wait()
-        if self.fault is not None:
-            raise self.fault
-        async with self._read() as session:
-            yield session
 
 
 async def make_tasks(world: World, count: int) -> list[str]:
@@ -40,62 +20,55 @@ async def make_tasks(world: World, count: int) -> list[str]:
     return [(await world.tasks.create(ANN, new_task(name=f"task {number}")))[0].id for number in range(count)]
 
 
-async def start(reads: TaskReads, caller: Caller, task_id: str) -> asyncio.Task[str]:
-    """A read that has been asked for."""
-
-    async def read() -> str:
-        return (await reads.read(caller, task_id)).task.id
-
-    asked = asyncio.create_task(read())
-    await asyncio.sleep(0)
-    return asked
+def start(world: World, task_id: str) -> asyncio.Task[TaskRead]:
+    return asyncio.create_task(read_task(world.database, ANN, task_id))
 
 
-async def test_what_is_asked_for_during_a_read_shares_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids, reads = await make_tasks(world, 4), TaskReads(world.database)
-    gate = Gate(world, monkeypatch)
-    first = await start(reads, ANN, ids[0])
-    await asyncio.sleep(0)
-    others = [await start(reads, ANN, task_id) for task_id in [*ids, ids[1]]]
-    gate.open.set()
-    assert await asyncio.gather(first, *others) == [ids[0], *ids, ids[1]]
-    assert gate.begun == 2
+async def test_tasks_that_are_asked_for_during_a_read_are_found_by_the_next(world: World) -> None:
+    ids = await make_tasks(world, 4)
+    async with Busy(world.database, reads=True):
+        asked = [start(world, task_id) for task_id in [*ids, ids[1]]]
+    found = await asyncio.gather(*asked)
+    assert [read.task.id for read in found] == [*ids, ids[1]]
+    assert {read.current for read in found} == {(await world.initializers.get("protonet")).ref}
 
 
-async def test_a_read_begins_after_it_was_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    (task_id,), reads = await make_tasks(world, 1), TaskReads(world.database)
-    gate = Gate(world, monkeypatch)
-    before = await start(reads, ANN, task_id)
-    await asyncio.sleep(0)
-    after = await start(reads, ANN, task_id)
-    gate.open.set()
-    await asyncio.gather(before, after)
-    assert gate.begun == 2
+async def test_a_task_is_found_as_it_is_after_it_was_asked_for(world: World) -> None:
+    (task_id,) = await make_tasks(world, 1)
+    async with Busy(world.database, reads=True):
+        asked = start(world, task_id)
+        await world.tasks.delete(ANN, task_id)
+    with pytest.raises(NotFound):
+        await asked
 
 
 async def test_another_tenant_finds_nothing_in_a_shared_read(world: World) -> None:
-    (task_id,), reads = await make_tasks(world, 1), TaskReads(world.database)
-    mine, other = await asyncio.gather(reads.read(ANN, task_id), reads.read(BOB, task_id), return_exceptions=True)
-    assert not isinstance(mine, BaseException)
+    (task_id,) = await make_tasks(world, 1)
+    async with Busy(world.database, reads=True):
+        asked = [asyncio.create_task(read_task(world.database, caller, task_id)) for caller in (ANN, BOB)]
+    mine, other = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(mine, TaskRead)
     assert mine.task.id == task_id
     assert isinstance(other, NotFound)
 
 
-async def test_a_caller_that_leaves_harms_nobody_who_waits_for_the_same_task(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    (task_id,), reads = await make_tasks(world, 1), TaskReads(world.database)
-    gate = Gate(world, monkeypatch)
-    leaving, staying = await start(reads, ANN, task_id), await start(reads, ANN, task_id)
-    leaving.cancel()
-    gate.open.set()
-    assert await staying == task_id
+async def test_a_caller_that_leaves_harms_nobody_who_waits_for_the_same_task(world: World) -> None:
+    (task_id,) = await make_tasks(world, 1)
+    async with Busy(world.database, reads=True):
+        leaving, staying = start(world, task_id), start(world, task_id)
+        await asyncio.sleep(0.01)
+        leaving.cancel()
+    assert (await staying).task.id == task_id
 
 
 async def test_a_database_that_is_away_fails_those_who_wait_and_not_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids, reads = await make_tasks(world, 2), TaskReads(world.database)
-    gate = Gate(world, monkeypatch)
-    gate.open.set()
-    gate.fault = Unavailable("away", code="database_unavailable")
-    found = await asyncio.gather(*(reads.read(ANN, task_id) for task_id in ids), return_exceptions=True)
+    ids = await make_tasks(world, 2)
+
+    def fail(*_: Any) -> Any:
+        raise OperationalError("SELECT", {}, OSError("away"))
+
+    with monkeypatch.context() as away:
+        away.setattr(task_reads, "current_versions", fail)
+        found = await asyncio.gather(*(start(world, task_id) for task_id in ids), return_exceptions=True)
     assert all(isinstance(fault, Unavailable) for fault in found)
-    gate.fault = None
-    assert (await reads.read(ANN, ids[0])).task.id == ids[0]
+    assert (await read_task(world.database, ANN, ids[0])).task.id == ids[0]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import numpy as np
 import pytest
@@ -296,6 +297,23 @@ async def test_waiting_survives_a_lost_signal(world: World, second: World) -> No
     await asyncio.sleep(0.05)
     await second.adaptations.run(task.id, 1)  # the other process's signals do not come here
     assert (await waiting).latest.status is Status.READY
+
+
+async def test_who_is_told_soon_looks_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.services.tasks._FIRST_LOOK_S", 30.0)
+    task, _ = await world.tasks.create(ANN, new_task())
+    fetch, looks = world.database.fetch, list[object]()
+
+    def counted(*asked: Any) -> Any:
+        looks.append(asked)
+        return fetch(*asked)
+
+    monkeypatch.setattr(world.database, "fetch", counted)
+    waiting = asyncio.create_task(world.tasks.wait(ANN, task.id, 1, 60.0))
+    await asyncio.sleep(0.05)
+    await world.work()
+    assert (await asyncio.wait_for(waiting, 10)).latest.status is Status.READY
+    assert len(looks) == 1
 
 
 async def test_waiting_gives_up_after_its_time_with_the_task_as_it_stands(world: World) -> None:
