@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.backbones import Backbone
 from models.learner import Adaptation, Kind, RowHead
+from models.methods.closed_native import solve_natively
 from models.methods.objectives import class_balanced_weights, mask_absent_classes, measure_support, spread_by_class
 from models.support import Params, State, Support
 
@@ -43,6 +44,9 @@ class ProtoNet:
         return self.backbone.init(generator)
 
     def adapt(self, params: Params, support: Support, steps: int | None = None, *, differentiable: bool = False) -> Adaptation:
+        if not differentiable and (found := solve_natively(self.backbone, params, support, prefix="")) is not None:
+            state = {PROTOTYPES: found.rows, CLASS_MASK: support.class_mask.clone()}
+            return Adaptation(state, found.loss, found.accuracy, found.features)
         with torch.set_grad_enabled(differentiable):
             features = self.backbone.features(params, support.inputs)
             weights = class_balanced_weights(support, features.dtype)

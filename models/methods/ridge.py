@@ -15,10 +15,21 @@ import torch
 from torch import Tensor
 
 from models.errors import InvalidOptions
-from models.learner import Kind
-from models.methods.head_space import Affine, HeadSpace, Problem
+from models.learner import BODY, Adaptation, Kind
+from models.methods.closed_native import SphereRidge, solve_natively
+from models.methods.head_space import (
+    CENTRE,
+    CLASS_MASK,
+    CLASS_WEIGHT,
+    LOG_CENTRE_WEIGHT,
+    LOG_SHARPNESS,
+    TASK_CENTRE,
+    Affine,
+    HeadSpace,
+    Problem,
+)
 from models.methods.solved_head import KernelName, SolvedHead
-from models.support import Params
+from models.support import Params, Support
 
 LOG_PENALTY = "head.log_penalty"
 
@@ -60,6 +71,17 @@ class Ridge(SolvedHead):
         if self.kernel == "gaussian":
             return [solve_kernel_ridge(problem.kernel(), targets, problem.weights, penalty)]
         return [solve_ridge(problem.points, targets, problem.weights, penalty)]
+
+    def adapt_natively(self, params: Params, support: Support) -> Adaptation | None:
+        if self.kind == "regression" or self.kernel != "linear":
+            return None
+        weight, penalty, sharpness = (math.exp(params[name].item()) for name in (LOG_CENTRE_WEIGHT, LOG_PENALTY, LOG_SHARPNESS))
+        ridge = SphereRidge(params[CENTRE], weight, penalty, sharpness)
+        found = solve_natively(self.backbone, params, support, prefix=BODY, ridge=ridge)
+        if found is None:
+            return None
+        state = {CLASS_WEIGHT: found.rows, CLASS_MASK: support.class_mask.clone(), TASK_CENTRE: found.centres}
+        return Adaptation(state, found.loss, found.accuracy, found.features)
 
 
 def solve_ridge(points: Tensor, targets: Tensor, weights: Tensor, penalty: Tensor) -> Tensor:

@@ -52,6 +52,10 @@ class SolvedHead(SharedEmbedding, ABC):
     def solve(self, params: Params, problem: Problem, steps: int) -> list[Tensor]:
         """Dual coefficients (lanes, n_support, m) in float64, zero for padding: of the start and every step, or of the solution alone."""
 
+    def adapt_natively(self, params: Params, support: Support) -> Adaptation | None:
+        """The same as `adapt` without a derivative, in C; None where torch does it."""
+        return None
+
     def init(self, generator: torch.Generator) -> Params:
         return {**self.init_body(generator), **self.space.init(), **self.init_penalties()}
 
@@ -59,6 +63,8 @@ class SolvedHead(SharedEmbedding, ABC):
         steps = self.default_steps if steps is None else steps
         if steps < 0:
             raise InvalidOptions(f"steps must be at least 0, got {steps}")
+        if not differentiable and (found := self.adapt_natively(params, support)) is not None:
+            return found
         with torch.set_grad_enabled(differentiable):
             features = self.embed(params, support.inputs)
             problem = self.space.pose(params, features, support)

@@ -5,6 +5,7 @@
  * to the last bit in every batch. `team` runs `threads` of them. All return 0, or 1 where there was no memory.
  */
 #include "answers.h"
+#include "closed.h"
 #include "descent.h"
 #include "parallel.h"
 #include "tangent.h"
@@ -29,21 +30,23 @@ static void run_item(const void *job_, int item, void *scratch) {
     const int next = first + job->per_item < l->n ? first + job->per_item : l->n;
     REAL *trace = job->traces[lane];
     place_images(l, job->images + lane * l->n * image_size(&l->blocks[0]), trace, first, next);
-    run_blocks(l, job->params + (ptrdiff_t)lane * n_params(job), NULL, trace, first, next, scratch, NULL, NULL);
+    Scratch own = {.points = scratch};
+    share_places(l, (char *)scratch + points_bytes(l), &own);
+    const Room room = {own.points, own.begins, own.ends};
+    run_blocks(l, job->params + (ptrdiff_t)lane * n_params(job), NULL, trace, first, next, room.begins, NULL, &room);
     read_features(l, trace + l->out, job->features + lane * l->n * out_size(last_block(l)), first, next);
 }
 
-/* The same without a trace: that of a part lies in `scratch`, and is written over by the next one. */
+/* The same without a trace. */
+static Layout glimpse_of(const Layout *whole, int per_item) { return lay_out(whole->blocks, whole->n_blocks, per_item < GLANCE ? per_item : GLANCE); }
+
 static void glance_item(const void *job_, int item, void *scratch) {
     const Job *job = job_;
-    const int lane = item / job->items_per_lane, first = item % job->items_per_lane * job->per_item;
-    const int count = first + job->per_item < job->layout.n ? job->per_item : job->layout.n - first;
-    const Layout part = lay_out(job->layout.blocks, job->layout.n_blocks, job->per_item);
+    const int lane = item / job->items_per_lane, first = item % job->items_per_lane * job->per_item, left = job->layout.n - first;
+    const Layout glimpse = glimpse_of(&job->layout, job->per_item);
     const ptrdiff_t begin = (ptrdiff_t)lane * job->layout.n + first;
-    REAL *trace = scratch;
-    place_images(&part, job->images + begin * image_size(&part.blocks[0]), trace, 0, count);
-    run_blocks(&part, job->params + (ptrdiff_t)lane * n_params(job), NULL, trace, 0, count, (ptrdiff_t *)(trace + part.size), NULL, NULL);
-    read_features(&part, trace + part.out, job->features + begin * out_size(last_block(&part)), 0, count);
+    catch_glimpse(&glimpse, job->params + (ptrdiff_t)lane * n_params(job), job->images + begin * image_size(&glimpse.blocks[0]),
+                  left < job->per_item ? left : job->per_item, job->features + begin * out_size(last_block(&glimpse)), scratch);
 }
 
 /* Numbers of one lane's trace of n examples. */
@@ -55,9 +58,24 @@ EXPORT int run(const Block *blocks, int n_blocks, int lanes, int n, const REAL *
                REAL *features, int per_item, int threads, Team team) {
     const Job job = {.layout = lay_out(blocks, n_blocks, n), .params = params, .images = images, .traces = traces, .features = features,
                      .per_item = per_item, .items_per_lane = (n + per_item - 1) / per_item};
-    const size_t places = 2 * per_item * largest(&job.layout, places_size) * sizeof(ptrdiff_t);
-    if (traces) return run_parallel(run_item, &job, lanes * job.items_per_lane, threads, team, places);
-    return run_parallel(glance_item, &job, lanes * job.items_per_lane, threads, team, lay_out(blocks, n_blocks, per_item).size * sizeof(REAL) + places);
+    const Layout glimpse = glimpse_of(&job.layout, per_item);
+    if (traces) return run_parallel(run_item, &job, lanes * job.items_per_lane, threads, team, points_bytes(&job.layout) + places_bytes(&job.layout));
+    return run_parallel(glance_item, &job, lanes * job.items_per_lane, threads, team, glimpse_bytes(&glimpse));
+}
+
+/* Every lane's features, head in closed form and support loss, a lane's examples in parts of `per_part`. Returns 2 where a lane is not what
+ * `Closed` says, and 3 where one has no head. */
+EXPORT int solve(const Closed *closed, int per_part, int threads, Team team) {
+    if (!are_closed(closed)) return 2;
+    atomic_int *finished = calloc(closed->lanes + 1, sizeof(atomic_int)); /* and behind them whether one failed */
+    if (!finished) return 1;
+    const Solving solving = {.closed = closed, .glimpse = lay_out(closed->blocks, closed->n_blocks, per_part < GLANCE ? per_part : GLANCE),
+                             .per_part = per_part, .parts_per_lane = (closed->n + per_part - 1) / per_part, .finished = finished,
+                             .failed = finished + closed->lanes};
+    int failed = run_parallel(close_item, &solving, closed->lanes * solving.parts_per_lane, threads, team, closing_bytes(&solving));
+    if (!failed && atomic_load(solving.failed)) failed = 3;
+    free(finished);
+    return failed;
 }
 
 /* What each lane's head answers to its queries, at most `per_part` of which are worked on at once, in up to `parts` parts a lane. values: of

@@ -2,7 +2,7 @@
 #ifndef DESCENT_H
 #define DESCENT_H
 
-#include "backward.h"
+#include "glance.h"
 #include "head.h"
 
 /* What a batch of lanes descends on. Tensors are counted as the body's parameters lie, and behind them the head's weight and bias.
@@ -27,9 +27,6 @@ typedef struct {
     REAL *const *own, *weight, *bias, *features, *loss, *accuracy;
 } Descent;
 
-/* Examples that are looked at at once where nobody needs the trace: enough for whole tiles, and few enough to stay in a cache. */
-#define GLANCE 8
-
 static int n_body(const Descent *d) { return 3 * d->n_blocks; }
 static double rate_of(const Descent *d, int step, int tensor) { return d->rates[(ptrdiff_t)step * (n_body(d) + 2) + tensor]; }
 
@@ -37,12 +34,6 @@ static int moves_body(const Descent *d, int step) {
     int moves = 0;
     for (int p = 0; p < n_body(d); p++) moves |= rate_of(d, step, p) != 0;
     return moves;
-}
-
-static int count_real(const unsigned char *mask, int most) {
-    int count = 0;
-    while (count < most && mask[count]) count++;
-    return count;
 }
 
 static ptrdiff_t param_size(const Descent *d, int p) { return p % 3 ? d->blocks[p / 3].c_out : kernel_size(&d->blocks[p / 3]); }
@@ -213,18 +204,12 @@ static void descend_item(const void *plan_, int item, void *memory) {
     leave_crew(&me); /* the desk of who owns the lane must not be cleared under the others */
 }
 
-/* Whether each lane's real examples and classes come first, and each example's class is one of them. */
+/* Whether each lane is what `Descent` says. */
 static int is_sound(const Descent *d) {
-    for (int lane = 0; lane < d->lanes; lane++) {
-        const unsigned char *mask = d->mask + (ptrdiff_t)lane * d->n, *class_mask = d->class_mask + (ptrdiff_t)lane * d->max_way;
-        const int n = count_real(mask, d->n), ways = count_real(class_mask, d->max_way);
-        for (int e = 0; e < d->n; e++) {
-            const long long target = d->targets[(ptrdiff_t)lane * d->n + e];
-            if (e < n ? target < 0 || target >= ways : mask[e]) return 0;
-        }
-        for (int k = ways; k < d->max_way; k++)
-            if (class_mask[k]) return 0;
-        if (!n || d->steps[lane] < 0 || d->steps[lane] > d->most_steps) return 0;
+    for (ptrdiff_t lane = 0; lane < d->lanes; lane++) {
+        const unsigned char *mask = d->mask + lane * d->n, *class_mask = d->class_mask + lane * d->max_way;
+        if (!is_sound_lane(d->targets + lane * d->n, mask, d->n, class_mask, d->max_way)) return 0;
+        if (d->steps[lane] < 0 || d->steps[lane] > d->most_steps) return 0;
     }
     return 1;
 }

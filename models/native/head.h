@@ -1,4 +1,4 @@
-/* A linear class head on a lane's features: what it makes of its support set, and its gradient in closed form. */
+/* A class head on a lane's features: what it makes of its support set, and the gradient of a linear one in closed form. */
 #ifndef HEAD_H
 #define HEAD_H
 
@@ -24,6 +24,22 @@ typedef struct {
     const long long *targets;
     REAL *shares;
 } Task;
+
+static int count_real(const unsigned char *mask, int most) {
+    int count = 0;
+    while (count < most && mask[count]) count++;
+    return count;
+}
+
+/* Whether a lane's real examples and classes come first, and each example's class is one of them. */
+static int is_sound_lane(const long long *targets, const unsigned char *mask, int most, const unsigned char *class_mask, int max_way) {
+    const int n = count_real(mask, most), ways = count_real(class_mask, max_way);
+    for (int e = 0; e < most; e++)
+        if (e < n ? targets[e] < 0 || targets[e] >= ways : mask[e]) return 0;
+    for (int k = ways; k < max_way; k++)
+        if (class_mask[k]) return 0;
+    return n > 0;
+}
 
 /* The inner product of two rows of whole vectors; two sums, since one would wait for itself. */
 static REAL multiply_rows(const REAL *a, const REAL *b, ptrdiff_t width) {

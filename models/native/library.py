@@ -17,6 +17,7 @@ _CONV4 = {
     "answer": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _POINTER],
     "pull": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
     "descend": [_POINTER, _INT, _POINTER],
+    "solve": [_POINTER, _INT, _INT, _POINTER],
     "push": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
 }
 _PACKING = {
@@ -39,6 +40,18 @@ class DescentTask(ctypes.Structure):
         ("feature_scale", ctypes.c_double),
         *((name, _POINTER) for name in ("images", "targets", "mask", "class_mask", "steps", "rates", "each", "shared", "own")),
         *((name, _POINTER) for name in ("weight", "bias", "features", "loss", "accuracy")),
+    )
+
+
+class ClosedTask(ctypes.Structure):
+    """`Closed` of closed.h."""
+
+    _fields_ = (
+        ("blocks", _POINTER),
+        *((name, _INT) for name in ("n_blocks", "lanes", "n", "max_way", "is_ridge")),
+        *((name, ctypes.c_double) for name in ("middle_weight", "penalty", "sharpness")),
+        *((name, _POINTER) for name in ("images", "targets", "mask", "class_mask", "body", "middle")),
+        *((name, _POINTER) for name in ("features", "rows", "centres", "loss", "accuracy")),
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,29 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.backbones import Conv4
 from models.learner import Adaptation
 from models.methods import build_learner
 from models.methods.inner_loop import GradientLearner
 from models.methods.maml import Maml
-from models.support import Params, Support, make_support, split_state, stack_supports
+from models.support import Params, Support, split_state, stack_supports
+from tests.models.methods.drawn_lanes import Shots, backbones, by_torch, draw_params, draw_tasks, on_threads
 
 IN_C = ["anil", "boil", "fomaml", "maml", "metasgd", "protomaml", "reptile"]
 """The methods that are plain descent, each number of each tensor perhaps at a rate of its own."""
 IN_TORCH = ["imaml", "learned-optimizer", "mamlpp"]
 
-Shots = tuple[int, ...]
-"""How many examples of each class."""
-
 lanes_of_tasks = st.lists(
     st.tuples(st.lists(st.integers(1, 3), min_size=2, max_size=5).map(tuple), st.integers(0, 4)), min_size=1, max_size=4
-)
-backbones = st.fixed_dictionaries(
-    {
-        "downsample": st.sampled_from(["stride", "pool"]),
-        "norm": st.sampled_from(["group", "layer", "none"]),
-        "widths": st.sampled_from([[], [8, 16, 24, 8]]),
-    }
 )
 
 
@@ -44,31 +33,6 @@ def build(method: str, backbone: dict[str, Any] | None = None, shape: tuple[int,
     network = {"kind": "conv4", "filters": 16, "groups": 4, **(backbone or {})}
     spec = {"method": method, "kind": "classification", "input_shape": list(shape), "inner_lr": 0.05, "backbone": network}
     return build_learner({**spec, **options})
-
-
-def draw_params(learner: Any, seed: int, dtype: torch.dtype = torch.float64) -> Params:
-    """Nothing is where it was initialised, rates least of all."""
-    generator = torch.Generator().manual_seed(seed)
-    return {name: (t + 0.05 * torch.randn(t.shape, generator=generator)).to(dtype) for name, t in learner.init(generator).items()}
-
-
-def draw_tasks(
-    tasks: Sequence[Shots], seed: int, shape: tuple[int, ...] = (1, 16, 16), dtype: torch.dtype = torch.float64
-) -> list[Support]:
-    """A lane each, the examples in no order."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(shots: Shots) -> Support:
-        targets = torch.repeat_interleave(torch.arange(len(shots)), torch.tensor(shots))
-        targets = targets[torch.randperm(len(targets), generator=generator)]
-        return make_support(torch.rand(len(targets), *shape, generator=generator, dtype=torch.float64).to(dtype), targets, len(shots))
-
-    return [draw(shots) for shots in tasks]
-
-
-def by_torch(call: Callable[[], Any]) -> Any:
-    with patch.object(Conv4, "find_native", lambda self, inputs: None):
-        return call()
 
 
 def adapt_each(learner: Any, params: Params, support: Support, steps: Sequence[int]) -> Adaptation:
@@ -107,15 +71,6 @@ def test_every_lane_ends_where_torch_takes_it_alone(
         wanted = replace(wanted, features=learner.embed(params, task.inputs))  # without a step the reference keeps none
         for ours, reference in zip(cut(found, lane, task, count), cut(wanted, 0, task, count), strict=True):
             torch.testing.assert_close(ours, reference, rtol=1e-8, atol=1e-8)
-
-
-def on_threads(threads: int, call: Callable[[], Any]) -> Any:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        return call()
-    finally:
-        torch.set_num_threads(before)
 
 
 @given(
