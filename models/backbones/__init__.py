@@ -27,6 +27,7 @@ __all__ = [
     "Penalised",
     "RunsInC",
     "build_backbone",
+    "descends",
     "lay_out",
     "runs_in_c",
 ]
@@ -95,6 +96,11 @@ class LaysOut(Protocol):
 def runs_in_c(backbone: Backbone) -> TypeGuard[RunsInC]:
     """Whether it is a `RunsInC`; asked of the protocol that takes 7 us, of an adaptation that takes 110 (AMD EPYC, 2026-11-21)."""
     return hasattr(type(backbone), "find_native")
+
+
+def descends(backbone: Backbone) -> TypeGuard[Descends]:
+    """Whether it is a `Descends`, likewise."""
+    return hasattr(type(backbone), "find_descent")
 
 
 def lay_out(backbone: Backbone, params: Params) -> Params:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from models.backbones.conv4_native import Network, to_rows
-from models.native.library import DescentTask, find_team
+from models.native.library import DescentTask, find_team, list_addresses
 from models.support import Params, Support
 
 Array = npt.NDArray[Any]
@@ -57,7 +57,7 @@ class Descent:
 
     def run(
         self,
-        body: Params,
+        body: Sequence[Tensor],
         head: tuple[Tensor, Tensor] | None,
         support: Support,
         steps: Sequence[int],
@@ -69,25 +69,29 @@ class Descent:
     ) -> Descended:
         """Every lane after its own number of steps on the class-balanced cross entropy of its support set, without a gradient.
 
-        body: shared by all lanes; of it `moving` may move. head: where weight (lanes, max_way, d) and bias (lanes, max_way) start; None for
-        the classifier by prototypes. divides_body: its gradient by the ways. Raises MemoryError, and ValueError where a tensor is not what
-        it should be.
+        body: in the order of `names`, shared by all lanes; of it `moving` may move. head: where weight (lanes, max_way, d) and bias
+        (lanes, max_way) start; None for the classifier by prototypes. divides_body: its gradient by the ways. Raises MemoryError, and
+        ValueError where a tensor is not what it should be.
         """
         (lanes, n), columns = support.mask.shape, max(steps, default=0) + 1
         images, width, new_empty = support.inputs.contiguous(), self.network.feature_dim, support.inputs.new_empty
         features, loss, accuracy = new_empty(lanes, n, width), new_empty(lanes, columns), new_empty(lanes, columns)
-        rows = self.network.find_rows([body[name] for name in self.names], images)
+        rows = self.network.find_rows(body, images)
         places = {name: self._make_place(images, at) for at, name in enumerate(self.names) if name in moving}
         weight, bias = _start_head(head, images, (lanes, support.max_way, width))
         read = [images, support.targets.contiguous(), support.mask.contiguous(), support.class_mask.contiguous()]
-        factors = [None if each is None else to_rows(each) for each in rates.factors]
-        tables: list[Array] = [np.array(steps, np.int32), np.ascontiguousarray(rates.by_step, np.float64)]
-        tables += [_point(factors), _point(rows), _point(places.get(name) for name in self.names)]
+        factors, by_step = (
+            [None if each is None else to_rows(each) for each in rates.factors],
+            np.ascontiguousarray(rates.by_step, np.float64),
+        )
+        counts = (ctypes.c_int * lanes)(*steps)
+        tables = [list_addresses(tensors) for tensors in (factors, rows, [places.get(name) for name in self.names])]
         task = DescentTask(
-            *(self.network.blocks.ctypes.data, len(self.network.blocks)),
+            *(self.network.blocks_address, len(self.network.blocks)),
             *(lanes, n, support.max_way, columns - 1, divides_body, head is None, feature_scale),
             *(tensor.data_ptr() for tensor in read),
-            *(table.ctypes.data for table in tables),
+            *(ctypes.addressof(counts), by_step.ctypes.data),
+            *map(ctypes.addressof, tables),
             *(tensor.data_ptr() for tensor in (weight, bias, features, loss, accuracy)),
         )
         _check(self.network.library.descend(ctypes.byref(task), torch.get_num_threads(), find_team()), lanes)
@@ -108,10 +112,6 @@ def _start_head(head: tuple[Tensor, Tensor] | None, images: Tensor, shape: tuple
         raise ValueError(f"the head starts from {found}, expected {images.dtype} {shape} and {shape[:2]}")
     weight, bias = (tensor.clone(memory_format=torch.contiguous_format) for tensor in head)
     return weight, bias
-
-
-def _point(tensors: Iterable[Tensor | None]) -> Array:
-    return np.array([0 if tensor is None else tensor.data_ptr() for tensor in tensors], np.int64)
 
 
 def _check(failure: int, lanes: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,10 +73,15 @@ class Network:
             _check(param, images, shape)
         return [param if param.stride() == strides else to_rows(param) for param, strides in zip(params, self.strides, strict=True)]
 
+    @cached_property
+    def blocks_address(self) -> int:
+        """Where the C finds the blocks."""
+        return int(self.blocks.ctypes.data)
+
     def call(self, name: str, lanes: int, n: int, *arguments: Tensor | Array | bytes | int | None) -> None:
         """A function of the library. Raises MemoryError."""
         function, addresses = getattr(self.library, name), [_address(argument) for argument in arguments]
-        if function(self.blocks.ctypes.data, len(self.blocks), lanes, n, *addresses, torch.get_num_threads(), find_team()):
+        if function(self.blocks_address, len(self.blocks), lanes, n, *addresses, torch.get_num_threads(), find_team()):
             raise MemoryError(f"no memory for the scratch of {lanes} lanes of {n} examples")
 
 
@@ -107,7 +113,7 @@ class _Pass:
         self.shared = [param.dim() == len(shape) for param, shape in zip(params, network.shapes, strict=True)]
         self.rows = [to_rows(param) for param in params]
         self.pointers = _point(self.rows, self.lanes)
-        size = network.library.trace_size(network.blocks.ctypes.data, len(network.blocks), self.n)
+        size = network.library.trace_size(network.blocks_address, len(network.blocks), self.n)
         # One by one: a single block for a large batch would be memory fresh from the system in every step, and fresh pages cost.
         self._traces = [images.new_empty(1, size) for _ in range(self.lanes)] if keep else []
         self.traces = np.array([trace.data_ptr() for trace in self._traces], dtype=np.int64) if keep else None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.backbones import Backbone, runs_in_c
 from models.backbones.conv4_native import count_parts
-from models.native.library import ClosedTask, find_team
+from models.native.library import ClosedTask, find_team, list_addresses
 from models.support import Params, Support
 
 NO_MEMORY = 1
@@ -55,7 +55,7 @@ def solve_natively(backbone: Backbone, params: Params, support: Support, *, pref
     read = [inputs, support.targets, support.mask, support.class_mask]
     images, targets, mask, class_mask = (tensor if tensor.is_contiguous() else tensor.contiguous() for tensor in read)
     rows = network.find_rows([params[prefix + name] for name in backbone.parameter_names], images)
-    addresses = (ctypes.c_void_p * len(rows))(*(row.data_ptr() for row in rows))
+    addresses = list_addresses(rows)
     found = Solved(
         images.new_empty(lanes, support.max_way, width),
         images.new_empty(lanes, width if ridge else 0),
@@ -65,7 +65,7 @@ def solve_natively(backbone: Backbone, params: Params, support: Support, *, pref
     )
     middle = ridge.middle.to(images).contiguous() if ridge else None
     task = ClosedTask(
-        *(network.blocks.ctypes.data, len(network.blocks), lanes, n, support.max_way, ridge is not None),
+        *(network.blocks_address, len(network.blocks), lanes, n, support.max_way, ridge is not None),
         *((ridge.middle_weight, ridge.penalty, ridge.sharpness) if ridge else (0.0, 0.0, 1.0)),
         *(images.data_ptr(), targets.data_ptr(), mask.data_ptr(), class_mask.data_ptr()),
         *(ctypes.addressof(addresses), middle.data_ptr() if middle is not None else None),

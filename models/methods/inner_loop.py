@@ -149,7 +149,7 @@ class GradientLearner:
         found = descend_natively(self, params, support, steps)
         if found is None:
             return None
-        state = {BODY + name: found.body[name] for name in take_body(params) if name in found.body}
+        state = {BODY + name: found.body[name] for name in take_body(params) if name in found.body} if found.body else {}
         state |= {CLASS_WEIGHT: found.weight, CLASS_BIAS: found.bias, CLASS_MASK: support.class_mask.clone()}
         return Adaptation(state, found.loss, found.accuracy, found.features)
 

@@ -8,9 +8,9 @@ from typing import Literal, Protocol
 import numpy as np
 from torch import Tensor
 
-from models.backbones import Backbone, Descends
+from models.backbones import Backbone, descends
 from models.backbones.conv4_descent import Descended, StepRates
-from models.learner import BODY, take_body
+from models.learner import BODY
 from models.methods.class_head import CLASS_BIAS, CLASS_WEIGHT, find_scale
 from models.support import Params, Support
 
@@ -38,30 +38,31 @@ class PlainDescent(Protocol):
 
 def descend_natively(learner: PlainDescent, params: Params, support: Support, steps: Sequence[int]) -> Descended | None:
     """Where each lane ends after its own number of steps, the body's tensors by their own names; None where that is not for C to find."""
-    descent = learner.backbone.find_descent(support.inputs) if isinstance(learner.backbone, Descends) else None
+    descent = learner.backbone.find_descent(support.inputs) if descends(learner.backbone) else None
     if descent is None:
         return None
     names = [*(BODY + name for name in descent.names), CLASS_WEIGHT, CLASS_BIAS]
-    rates = _plan_rates(learner, params, names, max(steps, default=0))
+    adapted = [learner.adapts(name) for name in names]
+    rates = _plan_rates(learner, params, names, adapted, max(steps, default=0))
     if rates is None:
         return None
     return descent.run(
-        take_body(params),
+        [params[name] for name in names[:-2]],
         None if learner.starts_at_prototypes else learner.start_head(params, support),
         support,
         steps,
         rates,
-        moving=[name for name in descent.names if learner.adapts(BODY + name)],
+        moving=[name for name, adapts in zip(descent.names, adapted, strict=False) if adapts],
         feature_scale=find_scale(learner.backbone.feature_dim),
         divides_body=learner.body_objective == "mean",
     )
 
 
-def _plan_rates(learner: PlainDescent, params: Params, names: Sequence[str], steps: int) -> StepRates | None:
+def _plan_rates(learner: PlainDescent, params: Params, names: Sequence[str], adapted: Sequence[bool], steps: int) -> StepRates | None:
     """None where a tensor has one factor for each number in one step and others in another."""
     by_step, factors = np.zeros((steps, len(names))), [None] * len(names)  # type: tuple[np.ndarray, list[Tensor | None]]
     for at, name in enumerate(names):
-        for step in range(steps) if learner.adapts(name) else ():
+        for step in range(steps) if adapted[at] else ():
             rate = learner.rate(params, step, name) if learner.moves(step, name) else 0.0
             if isinstance(rate, Tensor) and rate.dim():
                 if name == CLASS_BIAS or (factors[at] is not None and factors[at] is not rate):

@@ -113,11 +113,9 @@ static void look(const Desk *desk, int is_first, int first, int next, REAL *feat
 /* The same where nobody will ask how they came about: the trace is the member's own, and soon written over. */
 static void glance(const Desk *desk, int first, int next, REAL *features) {
     const Descent *d = desk->descent;
-    const Layout part = lay_out(d->blocks, d->n_blocks, next - first);
-    place_images(&part, d->images + ((ptrdiff_t)desk->lane * d->n + first) * image_size(&d->blocks[0]), desk->glanced, 0, part.n);
-    const Room room = {desk->scratch.points, desk->scratch.begins, desk->scratch.ends};
-    run_blocks(&part, desk->now, NULL, desk->glanced, 0, part.n, desk->scratch.begins, NULL, &room);
-    read_features(&part, desk->glanced + part.out, features + first * desk->task.width, 0, part.n);
+    const Layout part = lay_out(d->blocks, d->n_blocks, GLANCE);
+    const REAL *images = d->images + ((ptrdiff_t)desk->lane * d->n + first) * image_size(&d->blocks[0]);
+    catch_glimpse(&part, desk->now, images, next - first, features + first * desk->task.width, desk->glanced);
 }
 
 /* The features that the lane begins with. */
@@ -127,8 +125,7 @@ static void take_first_look(const Plan *plan, const Desk *desk, REAL *features, 
         EACH_ITEM(part, parts, m) look(desk, 1, first_of(part, parts, n), first_of(part + 1, parts, n), features);
         return;
     }
-    const int many = n < parts * GLANCE ? (n + parts - 1) / parts : GLANCE;
-    EACH_ITEM(part, (n + many - 1) / many, m) glance(desk, part * many, (part + 1) * many < n ? (part + 1) * many : n, features);
+    EACH_ITEM(part, parts, m) glance(desk, first_of(part, parts, n), first_of(part + 1, parts, n), features);
 }
 
 /* Loss and accuracy before step `step`, and unless that is the end the head's move, and the gradient in the features if the body wants it. */
