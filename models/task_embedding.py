@@ -10,12 +10,14 @@ Euclidean and no longer Wasserstein's alone.
 from __future__ import annotations
 
 import math
+from ctypes import CDLL
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models.learner import Embeds, Learner
+from models.native.library import find_any_library
 from models.support import Params, Support
 
 
@@ -33,6 +35,28 @@ def embed_tasks(learner: Learner, params: Params, support: Support) -> Tensor | 
 
 def describe_features(features: Tensor, support: Support) -> Tensor:
     """(lanes, n_parts * d) of features (lanes, n_support, d), over the real examples of each lane."""
+    library = _find_library(features, support)
+    return (
+        _describe(features, support) if library is None else _describe_natively(library, features.contiguous(), support.mask.contiguous())
+    )
+
+
+def _find_library(features: Tensor, support: Support) -> CDLL | None:
+    """What describes them in one call: of one lane torch takes 22 us for a dozen, beside a cold cache twice that; None where torch does."""
+    if not features.is_cpu or features.requires_grad or not support.max_way:
+        return None
+    return find_any_library(features.dtype)
+
+
+def _describe_natively(library: CDLL, features: Tensor, mask: Tensor) -> Tensor:
+    lanes, n, width = features.shape
+    described = features.new_empty(lanes, 2 * width)
+    library.describe(features.data_ptr(), mask.data_ptr(), lanes, n, width, described.data_ptr())
+    return described
+
+
+def _describe(features: Tensor, support: Support) -> Tensor:
+    """The same in torch, which is the reference."""
     mask = support.mask.to(features.dtype)
     weights = (mask / mask.sum(1, keepdim=True)).unsqueeze(1)  # (lanes, 1, n_support)
     features = features.where(support.mask.unsqueeze(2), 0)

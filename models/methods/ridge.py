@@ -16,13 +16,18 @@ from torch import Tensor
 
 from models.errors import InvalidOptions
 from models.learner import BODY, Adaptation, Kind
-from models.methods.closed_native import SphereRidge, solve_natively
+from models.methods.closed_native import GaussianRidge, SphereRidge, solve_natively
 from models.methods.head_space import (
     CENTRE,
     CLASS_MASK,
     CLASS_WEIGHT,
+    DUAL,
+    EXAMPLE_MASK,
     LOG_CENTRE_WEIGHT,
     LOG_SHARPNESS,
+    LOG_WIDTH,
+    POINT,
+    SCALE,
     TASK_CENTRE,
     Affine,
     HeadSpace,
@@ -73,15 +78,28 @@ class Ridge(SolvedHead):
         return [solve_ridge(problem.points, targets, problem.weights, penalty)]
 
     def adapt_natively(self, params: Params, support: Support) -> Adaptation | None:
-        if self.kind == "regression" or self.kernel != "linear":
+        if self.kind == "regression":
             return None
-        weight, penalty, sharpness = (math.exp(params[name].item()) for name in (LOG_CENTRE_WEIGHT, LOG_PENALTY, LOG_SHARPNESS))
-        ridge = SphereRidge(params[CENTRE], weight, penalty, sharpness)
-        found = solve_natively(self.backbone, params, support, prefix=BODY, ridge=ridge)
+        head = _describe_gaussian(params) if self.kernel == "gaussian" else _describe_sphere(params)
+        found = solve_natively(self.backbone, params, support, prefix=BODY, head=head)
         if found is None:
             return None
-        state = {CLASS_WEIGHT: found.rows, CLASS_MASK: support.class_mask.clone(), TASK_CENTRE: found.centres}
+        class_mask = support.class_mask.clone()
+        if self.kernel == "gaussian":
+            examples = {POINT: found.rows, EXAMPLE_MASK: support.mask.clone(), DUAL: found.duals}
+            state = {**examples, CLASS_MASK: class_mask, SCALE: found.frame}
+        else:
+            state = {CLASS_WEIGHT: found.rows, CLASS_MASK: class_mask, TASK_CENTRE: found.frame}
         return Adaptation(state, found.loss, found.accuracy, found.features)
+
+
+def _describe_sphere(params: Params) -> SphereRidge:
+    weight, penalty, sharpness = (math.exp(params[name].item()) for name in (LOG_CENTRE_WEIGHT, LOG_PENALTY, LOG_SHARPNESS))
+    return SphereRidge(params[CENTRE], weight, penalty, sharpness)
+
+
+def _describe_gaussian(params: Params) -> GaussianRidge:
+    return GaussianRidge(*(math.exp(params[name].item()) for name in (LOG_WIDTH, LOG_PENALTY, LOG_SHARPNESS)))
 
 
 def solve_ridge(points: Tensor, targets: Tensor, weights: Tensor, penalty: Tensor) -> Tensor:

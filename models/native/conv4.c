@@ -7,6 +7,7 @@
 #include "answers.h"
 #include "closed.h"
 #include "descent.h"
+#include "describe.h"
 #include "parallel.h"
 #include "tangent.h"
 
@@ -147,4 +148,11 @@ EXPORT int descend(const Descent *descent, int threads, Team team) {
     const int failed = run_parallel(descend_item, &plan, descent->lanes + plan.helpers, threads, team, descent_bytes(&plan));
     free(plan.crews);
     return failed;
+}
+
+/* described (lanes, 2 * width) of features (lanes, n, width), by the thread that calls. */
+EXPORT int describe(const REAL *features, const unsigned char *mask, int lanes, int n, int width, REAL *described) {
+    for (ptrdiff_t lane = 0; lane < lanes; lane++)
+        describe_lane(features + lane * n * width, mask + lane * n, n, width, described + 2 * lane * width, described + (2 * lane + 1) * width);
+    return 0;
 }

@@ -19,6 +19,7 @@ _CONV4 = {
     "pull": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
     "descend": [_POINTER, _INT, _POINTER],
     "solve": [_POINTER, _INT, _INT, _POINTER],
+    "describe": [_POINTER, _POINTER, _INT, _INT, _INT, _POINTER],
     "push": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
 }
 _PACKING = {
@@ -49,10 +50,10 @@ class ClosedTask(ctypes.Structure):
 
     _fields_ = (
         ("blocks", _POINTER),
-        *((name, _INT) for name in ("n_blocks", "lanes", "n", "max_way", "is_ridge")),
-        *((name, ctypes.c_double) for name in ("middle_weight", "penalty", "sharpness")),
+        *((name, _INT) for name in ("n_blocks", "lanes", "n", "max_way", "head")),
+        *((name, ctypes.c_double) for name in ("middle_weight", "spread", "penalty", "sharpness")),
         *((name, _POINTER) for name in ("images", "targets", "mask", "class_mask", "body", "middle")),
-        *((name, _POINTER) for name in ("features", "rows", "centres", "loss", "accuracy")),
+        *((name, _POINTER) for name in ("features", "rows", "frame", "duals", "loss", "accuracy")),
     )
 
 
@@ -69,6 +70,12 @@ def find_library(dtype: torch.dtype, channels: int) -> ctypes.CDLL | None:
             if library is not None:
                 return library
     return None
+
+
+@cache
+def find_any_library(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The widest `conv4.c` this CPU can run, for what asks for no whole vectors."""
+    return find_library(dtype, max(each.vector_bytes for each in list_instruction_sets()))
 
 
 @cache

@@ -60,12 +60,14 @@ INLINE void combine_rows_of(const int rows, Factors left, int steps, const doubl
     for (; c < columns; c += WIDE) combine_tile(rows, 1, left, steps, right + c, right_pitch, to + c, pitch);
 }
 
-/* to (rows, columns) = left (rows, steps) @ right (steps, columns); columns in whole vectors. */
-static void combine(Factors left, int rows, int steps, const double *right, ptrdiff_t right_pitch, ptrdiff_t columns, double *to, ptrdiff_t pitch) {
-    int r = 0;
-    for (; r + PAIR <= rows; r += PAIR, left.at += PAIR * left.along)
-        combine_rows_of(PAIR, left, steps, right, right_pitch, columns, to + r * pitch, pitch);
-    if (r < rows) combine_rows_of(1, left, steps, right, right_pitch, columns, to + r * pitch, pitch);
+/* to (rows, columns) = left (rows, steps) @ right (steps, columns); columns in whole vectors. upper: of a square only from the diagonal on. */
+static void combine(Factors left, int rows, int steps, const double *right, ptrdiff_t right_pitch, ptrdiff_t columns, int upper, double *to,
+                    ptrdiff_t pitch) {
+    for (int r = 0; r < rows; r += PAIR, left.at += PAIR * left.along, to += PAIR * pitch) {
+        const ptrdiff_t first = upper ? r / WIDE * WIDE : 0;
+        if (r + PAIR <= rows) combine_rows_of(PAIR, left, steps, right + first, right_pitch, columns - first, to + first, pitch);
+        else combine_rows_of(1, left, steps, right + first, right_pitch, columns - first, to + first, pitch);
+    }
 }
 
 /* row -= factor * other, over [first, end) in whole vectors. */

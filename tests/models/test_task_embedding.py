@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 
+from models import task_embedding
 from models.backbones import Mlp
 from models.methods import build_learner
 from models.methods.protonet import ProtoNet
+from models.native.library import find_any_library
 from models.support import Support, make_support, stack_supports
 from models.task_embedding import describe_features, embed_tasks
 
@@ -37,6 +41,22 @@ def test_it_is_mean_and_standard_deviation_of_the_features_over_the_root_of_thei
     features = PROTONET.embed(PARAMS, task.inputs)[0].numpy()
     expected = np.concatenate([features.mean(0), features.std(0)]) / np.sqrt(D)
     np.testing.assert_allclose(embed(task)[0].numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.skipif(find_any_library(torch.float32) is None, reason="SKIPPED-COMPILER: there is one path only")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+@pytest.mark.parametrize("width", [1, 7, 64, 256])
+def test_c_describes_ragged_tasks_as_torch_does(dtype: torch.dtype, tolerance: float, width: int) -> None:
+    support = stack_supports([make_task(1, 2, 1), make_task(2, 5, 3), make_task(3, 1, 1)])
+    features = 3 + torch.randn(*support.mask.shape, width, generator=torch.Generator().manual_seed(width), dtype=dtype)
+    features[~support.mask] = torch.nan
+    found = describe_features(features, support)
+    assert found.shape == (3, 2 * width)
+    with patch.object(task_embedding, "find_any_library", lambda dtype: None):
+        torch.testing.assert_close(found, describe_features(features, support), rtol=tolerance, atol=tolerance)
+    assert not found[2, width:].any()  # one example has no spread
+    features[1, 0, 0] = torch.nan
+    assert describe_features(features, support).isfinite().all(1).tolist() == [True, False, True]
 
 
 def test_distances_are_wassersteins_between_the_normals_of_the_two_tasks() -> None:

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from models.backbones import Conv4
 from models.learner import Adaptation
-from models.methods import build_learner
+from models.methods import build_learner, closed_native
 from models.support import Params, Support, split_state, stack_supports
 from tests.models.methods.drawn_lanes import Shots, backbones, by_torch, draw_params, draw_tasks, on_threads
 
-METHODS = ["protonet", "ridge"]
+METHODS = ["protonet", "ridge", "gaussian"]
+"""The last is ridge regression by a Gaussian kernel."""
 
 pytestmark = pytest.mark.skipif(
     Conv4((1, 16, 16)).find_native(torch.zeros(1, 1, 1, 16, 16)) is None, reason="SKIPPED-COMPILER: there is one path only"
@@ -29,6 +30,8 @@ lanes_of_shots = st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=5).ma
 
 def build(method: str, backbone: dict[str, Any] | None = None, shape: tuple[int, int, int] = (1, 16, 16), **options: Any) -> Any:
     network = {"kind": "conv4", "filters": 16, "groups": 4, **(backbone or {})}
+    if method == "gaussian":
+        method, options = "ridge", {**options, "kernel": "gaussian"}
     return build_learner({"method": method, "kind": "classification", "input_shape": list(shape), "backbone": network, **options})
 
 
@@ -133,9 +136,10 @@ def test_prototypes_of_what_is_no_number_are_none_and_harm_no_other_lane() -> No
     assert torch.equal(found.state["class.prototypes"][1], learner.adapt(params, tasks[1]).state["class.prototypes"][0])
 
 
+@pytest.mark.parametrize("method", ["ridge", "gaussian"])
 @pytest.mark.parametrize("number", [torch.nan, torch.inf])
-def test_where_ridge_regression_has_no_solution_torch_says_so(number: float) -> None:
-    learner, tasks = build("ridge"), draw_tasks([(1, 2), (2, 2)], 1)
+def test_where_ridge_regression_has_no_solution_torch_says_so(method: str, number: float) -> None:
+    learner, tasks = build(method), draw_tasks([(1, 2), (2, 2)], 1)
     both = stack_supports([tasks[0], replace(tasks[1], inputs=tasks[1].inputs + number)])
     with pytest.raises(RuntimeError, match=r"linalg\.cholesky"):
         learner.adapt(draw_params(learner, 1), both)
@@ -149,7 +153,7 @@ def test_examples_behind_padding_and_a_class_of_none_are_left_to_torch(method: s
     behind = Support(both.inputs.flip(1), both.targets.flip(1), both.mask.flip(1), both.class_mask)
     absent = replace(both, targets=both.targets + 1)
     assert not is_in_c(learner, params, behind)
-    found, wanted = learner.adapt(params, behind), learner.adapt(params, both)
+    found, wanted = learner.adapt(params, behind), by_torch(lambda: learner.adapt(params, behind))
     for name, tensor in wanted.state.items():
         torch.testing.assert_close(found.state[name], tensor)
     with pytest.raises((RuntimeError, IndexError)):
@@ -168,14 +172,25 @@ def test_what_is_to_be_differentiated_is_left_to_torch(method: str) -> None:
             torch.testing.assert_close(without.state[name], tensor.detach())
 
 
-def test_values_and_kernels_are_left_to_torch() -> None:
-    backbone = Conv4((1, 16, 16), filters=16, groups=4)
-    for options in ({"kind": "regression"}, {"kind": "classification", "kernel": "gaussian"}):
-        learner: Any = build_learner(
-            {"method": "ridge", "input_shape": [1, 16, 16], "backbone": {"kind": "conv4", "filters": 16, "groups": 4}, **options}
-        )
-        assert learner.backbone == backbone
-        assert learner.adapt_natively(learner.init(torch.Generator().manual_seed(1)), draw_tasks([(1, 2)], 1)[0]) is None
+def test_values_and_kernels_of_many_examples_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    values: Any = build_learner({"method": "ridge", "kind": "regression", "input_shape": [1, 16, 16], "backbone": {"kind": "conv4"}})
+    (task,), generator = draw_tasks([(1, 2)], 1), torch.Generator().manual_seed(1)
+    assert values.adapt_natively(values.init(generator), task) is None
+    learner = build("gaussian")
+    params = draw_params(learner, 1)
+    assert learner.adapt_natively(params, task) is not None
+    monkeypatch.setattr(closed_native, "MOST_BY_GAUSSIAN", 2)
+    assert learner.adapt_natively(params, task) is None
+
+
+def test_examples_that_are_equal_are_told_apart_by_nothing_and_raise_nothing() -> None:
+    learner, (task,) = build("gaussian"), draw_tasks([(2, 2)], 1)
+    params, same = draw_params(learner, 1), replace(task, inputs=torch.zeros_like(task.inputs))
+    for support in (same, draw_tasks([(1,)], 1)[0]):
+        found, wanted = learner.adapt(params, support), by_torch(partial(learner.adapt, params, support))
+        torch.testing.assert_close(found.loss, wanted.loss, rtol=1e-8, atol=1e-8)
+        for name, tensor in wanted.state.items():
+            torch.testing.assert_close(found.state[name], tensor, rtol=1e-8, atol=1e-8)
 
 
 def test_parameters_of_another_shape_or_type_are_refused() -> None:
