@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.backbones.conv4_native import Network, to_rows
+from models.backbones.conv4_native import Network, close_gaps, to_rows
 from models.native.library import DescentTask, find_team, list_addresses
 from models.support import Params, Support
 
@@ -74,17 +74,14 @@ class Descent:
         ValueError where a tensor is not what it should be.
         """
         (lanes, n), columns = support.mask.shape, max(steps, default=0) + 1
-        images, width, new_empty = support.inputs.contiguous(), self.network.feature_dim, support.inputs.new_empty
+        read = close_gaps(support)
+        images, width, new_empty = read[0], self.network.feature_dim, support.inputs.new_empty
         features, loss, accuracy = new_empty(lanes, n, width), new_empty(lanes, columns), new_empty(lanes, columns)
         rows = self.network.find_rows(body, images)
         places = {name: self._make_place(images, at) for at, name in enumerate(self.names) if name in moving}
         weight, bias = _start_head(head, images, (lanes, support.max_way, width))
-        read = [images, support.targets.contiguous(), support.mask.contiguous(), support.class_mask.contiguous()]
-        factors, by_step = (
-            [None if each is None else to_rows(each) for each in rates.factors],
-            np.ascontiguousarray(rates.by_step, np.float64),
-        )
-        counts = (ctypes.c_int * lanes)(*steps)
+        factors = [None if each is None else to_rows(each) for each in rates.factors]
+        counts, by_step = (ctypes.c_int * lanes)(*steps), np.ascontiguousarray(rates.by_step, np.float64)
         tables = [list_addresses(tensors) for tensors in (factors, rows, [places.get(name) for name in self.names])]
         task = DescentTask(
             *(self.network.blocks_address, len(self.network.blocks)),

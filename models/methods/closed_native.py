@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.backbones import Backbone, runs_in_c
-from models.backbones.conv4_native import count_parts
+from models.backbones.conv4_native import close_gaps, count_parts
 from models.native.library import ClosedTask, find_team, list_addresses
 from models.support import Params, Support
 
@@ -76,8 +76,7 @@ def solve_natively(backbone: Backbone, params: Params, support: Support, *, pref
         return None
     if isinstance(head, GaussianRidge) and n > MOST_BY_GAUSSIAN:
         return None
-    read = [inputs, support.targets, support.mask, support.class_mask]
-    images, targets, mask, class_mask = (tensor if tensor.is_contiguous() else tensor.contiguous() for tensor in read)
+    images, targets, mask, class_mask = close_gaps(support)
     rows = network.find_rows([params[prefix + name] for name in backbone.parameter_names], images)
     addresses, found = list_addresses(rows), _make_room(support, width, head)
     middle = head.middle.to(images).contiguous() if isinstance(head, SphereRidge) else None
