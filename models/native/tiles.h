@@ -56,19 +56,27 @@ typedef struct {
     const REAL *from, *kernel;
 } Tap;
 
-/* Memory that will be read soon: fetched while products are made, a line of it for each step of a sum. */
 typedef struct {
     const char *from;
     ptrdiff_t bytes;
+} Memory;
+
+/* Memory that will be read soon, and then: fetched while products are made. */
+typedef struct {
+    Memory now, then;
 } Ahead;
 
 #define LINE 64
+/* Lines that are fetched in STEPS steps of a sum. More at once than a core keeps on their way, and the products wait. */
+#define LINES_AHEAD 2
 
 /* The next `lines` lines of it; NULL where nothing is left. */
 static const char *take_ahead(Ahead *ahead, ptrdiff_t lines) {
-    if (!ahead || ahead->bytes <= 0) return NULL;
-    const char *from = ahead->from;
-    ahead->from += lines * LINE, ahead->bytes -= lines * LINE;
+    if (!ahead) return NULL;
+    if (ahead->now.bytes <= 0) ahead->now = ahead->then, ahead->then.bytes = 0;
+    if (ahead->now.bytes <= 0) return NULL;
+    const char *from = ahead->now.from;
+    ahead->now.from += lines * LINE, ahead->now.bytes -= lines * LINE;
     return from;
 }
 
@@ -102,7 +110,7 @@ INLINE void multiply_tile(const int rows, const int width, const Tap *taps, int 
         int k = 0;
         for (; k + STEPS <= depth; k += STEPS) {
             if (ahead) {
-                UNROLL for (int i = 0; i < STEPS; i++, ahead += LINE) __builtin_prefetch(ahead, 0, 2);
+                UNROLL for (int i = 0; i < LINES_AHEAD; i++, ahead += LINE) __builtin_prefetch(ahead, 0, 2);
             }
             UNROLL for (int i = 0; i < STEPS; i++, kernel += pitch) add_products(rows, width, sums, row, k + i, kernel);
         }
@@ -176,7 +184,7 @@ static void multiply_further(const Tap *taps, int n_taps, int depth, int channel
         const ptrdiff_t column = channels - left * LENGTH;
         for (int tile = 0, first = 0; tile < tiles; tile++) {
             const int next = (int)((long)count * (tile + 1) / tiles);
-            const char *lines = take_ahead(ahead, (ptrdiff_t)n_taps * (depth - depth % STEPS));
+            const char *lines = take_ahead(ahead, (ptrdiff_t)n_taps * (depth / STEPS * LINES_AHEAD));
             BY_ROWS(next - first, wide, multiply_tile, taps, n_taps, depth, channels, column, begins + first, to, ends + first, lines,
                     further)
             first = next;
