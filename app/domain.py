@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +34,11 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
-class InitializerRef:
-    """One version of one initializer; every answer names it."""
+class InitializerRef(NamedTuple):
+    """One version of one initializer; every answer names it.
+
+    A tuple, as a StateKey is: tables look both up several times a prediction, and a dataclass has its hash and equality in Python.
+    """
 
     name: str
     version: int
@@ -97,8 +99,7 @@ class TaskOptions:
     warm_start: bool = False
 
 
-@dataclass(frozen=True)
-class StateKey:
+class StateKey(NamedTuple):
     """The name of one adapted state in every cache. Same key, same tensors (law 5)."""
 
     task_id: str

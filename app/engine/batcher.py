@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from concurrent.futures import Future as Serving
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from app.errors import Draining, Overloaded
 
@@ -50,8 +50,7 @@ class WrongSizedResult(RuntimeError):
     """A batch came back with another number of results than it had lanes."""
 
 
-@dataclass(frozen=True)
-class _Lane(Generic[T]):
+class _Lane(NamedTuple, Generic[T]):
     item: T
     bucket: Hashable
     size: int

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 from app.domain import AdaptJob, Array, InitializerRef, Phases
 from app.telemetry import Work
@@ -84,8 +84,7 @@ class PredictLane(Generic[V, S]):
         return self.explained is not None
 
 
-@dataclass(frozen=True)
-class Bucket:
+class Bucket(NamedTuple):
     """Lanes of equal buckets share a batch. Sizes of one class differ by a factor of four at most, and so does padding."""
 
     work: Work
@@ -106,7 +105,8 @@ def measure(since: float, taken: float, started: float, ended: float, lanes: int
 
 def hand_over(phases: Phases, since: float) -> Phases:
     """The phases of a lane that waited from `since` and has just come back: `batch_ms` is all that was neither waiting nor the device."""
-    return replace(phases, batch_ms=ms_since(since) - phases.queue_ms - phases.device_ms)
+    batch_ms = ms_since(since) - phases.queue_ms - phases.device_ms
+    return Phases(phases.queue_ms, batch_ms, phases.device_ms, phases.encode_ms, phases.lanes)
 
 
 def now() -> float:

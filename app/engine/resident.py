@@ -6,8 +6,8 @@ Values are opaque here (the engine's tensors), so nothing in this file imports t
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -18,11 +18,22 @@ from app.errors import StateNotResident
 V = TypeVar("V")
 
 
-@dataclass
+@dataclass(slots=True)
 class _Entry(Generic[V]):
+    """A state; while a `with` block of it is open it is not evicted."""
+
     value: V
     n_bytes: int
+    home: ResidentStates[V]
     pins: int = 0
+
+    def __enter__(self) -> V:
+        self.pins += 1
+        return self.value
+
+    def __exit__(self, *fault: object) -> None:
+        self.pins -= 1
+        self.home.shrink()
 
 
 class ResidentStates(Generic[V]):
@@ -51,24 +62,23 @@ class ResidentStates(Generic[V]):
     def put(self, key: StateKey, value: V, n_bytes: int) -> None:
         """Makes a state resident, in place of an older one of the same key, and evicts what no longer fits."""
         self.drop(key)
-        self._entries[key] = _Entry(value, n_bytes)
+        self._entries[key] = _Entry(value, n_bytes, self)
         self._keys_of_task.setdefault(key.task_id, set()).add(key)
         self._n_bytes += n_bytes
-        self._evict(newest=key)
+        self.shrink()
 
-    @contextmanager
-    def pinned(self, key: StateKey) -> Iterator[V]:
+    def pinned(self, key: StateKey) -> AbstractContextManager[V]:
         """The state of `key`, which is not evicted inside this block. Raises StateNotResident."""
         entry = self._entries.get(key)
         if entry is None:
             raise StateNotResident(f"the adapted state {key} is not on the device")
         self._entries.move_to_end(key)
-        entry.pins += 1
-        try:
-            yield entry.value
-        finally:
-            entry.pins -= 1
-            self._evict(newest=next(reversed(self._entries), None))
+        return entry
+
+    def shrink(self) -> None:
+        """Evicts what does not fit and is not in use."""
+        if self._n_bytes > self._max_bytes:
+            self._evict()
 
     def drop(self, key: StateKey) -> None:
         """Forgets one state, if it is there. A batch that uses it keeps its tensors until it ends."""
@@ -94,12 +104,12 @@ class ResidentStates(Generic[V]):
         for key in [key for key in self._entries if is_unwanted(key)]:
             self.drop(key)
 
-    def _evict(self, newest: StateKey | None) -> None:
-        excess, victims = self._n_bytes - self._max_bytes, []
+    def _evict(self) -> None:
+        excess, newest, victims = self._n_bytes - self._max_bytes, next(reversed(self._entries)), []
         for key, entry in self._entries.items():  # stops early: at the budget a put looks at a few entries, not at all
             if excess <= 0:
                 break
-            if key != newest and not entry.pins:
+            if key is not newest and not entry.pins:
                 victims.append(key)
                 excess -= entry.n_bytes
         for key in victims:

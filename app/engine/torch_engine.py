@@ -175,7 +175,7 @@ class TorchEngine:
             try:
                 since = now()
                 answers = cast(Answers, await self._submit("predict", key, PredictLane(version, since, resident, queries, explained)))
-                return replace(answers, phases=hand_over(answers.phases, since))
+                return Answers(answers.values, hand_over(answers.phases, since), answers.unknown, answers.weights)
             except errors.AdaptationFailed as full:
                 raise errors.Overloaded(f"{full.detail}; try again, or with fewer queries") from full
 

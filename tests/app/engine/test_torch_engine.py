@@ -236,7 +236,7 @@ async def test_the_figures_of_the_card_calibrate_answers_and_score_the_unknown(e
     ref = InitializerRef("sure", 1)
     await engine.install(ref, {**SPECS["protonet"], "confidence": figures}, b"")
     plain = make_job("protonet", 1)
-    sure = replace(plain, key=replace(plain.key, initializer=ref))
+    sure = replace(plain, key=plain.key._replace(initializer=ref))
     queries = random_images(4, 3)
     for job in (plain, sure):
         await engine.adapt(job)
@@ -449,7 +449,7 @@ async def test_traffic_flows_while_a_version_loads() -> None:
 async def test_two_versions_answer_side_by_side_each_with_its_own_weights(engine: TorchEngine) -> None:
     await engine.install(InitializerRef("protonet", 2), SPECS["protonet"], b"another seed")
     job = make_job("protonet", 1)
-    newer = replace(job, key=replace(job.key, initializer=InitializerRef("protonet", 2)))
+    newer = replace(job, key=job.key._replace(initializer=InitializerRef("protonet", 2)))
     old, new = await asyncio.gather(engine.adapt(job), engine.adapt(newer))
     assert old.phases.lanes == new.phases.lanes == 1
     assert old.state != new.state
