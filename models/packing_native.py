@@ -10,7 +10,8 @@ import ctypes
 import math
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any
 
@@ -97,6 +98,33 @@ def unpack(library: ctypes.PyDLL, packed: Array, base: Tensor, memory: Tensor, b
     placed = blocks.copy()
     placed[:, 0] += memory.data_ptr()
     return _call(library.unpack, placed.tobytes(), len(placed), base, packed.ctypes.data) == 1
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What becomes of the bytes of a state that need no unpacking, as `bring_back` of `packing.c` reads it.
+
+    copies: (n, 3) from, to, bytes. ones: (n, 2) bytes that are one. scales: (n, 2) the first and how many, of packed weights.
+    """
+
+    copies: Array
+    ones: Array
+    scales: Array
+
+    @cached_property
+    def arguments(self) -> tuple[int, ...]:
+        """Where they lie, and how many they are."""
+        return tuple(chain.from_iterable((each.ctypes.data, len(each)) for each in (self.copies, self.ones, self.scales)))
+
+
+def plan_moves(copies: Sequence[tuple[int, int, int]], ones: Sequence[tuple[int, int]], scales: Sequence[tuple[int, int]]) -> Moves:
+    """The same from lists, of which any may be empty."""
+    return Moves(*(np.array(each, dtype=np.int64).reshape(len(each), -1 if each else 0) for each in (copies, ones, scales)))
+
+
+def bring_back(library: ctypes.PyDLL, encoded: bytes, memory: Tensor, moves: Moves) -> bool:
+    """Moves them; whether every scale is one that gives finite numbers."""
+    return bool(library.bring_back(encoded, memory.data_ptr(), *moves.arguments))
 
 
 def _call(function: ctypes._NamedFuncPointer, blocks: bytes, n_blocks: int, base: Tensor, packed: int) -> int:

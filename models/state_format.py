@@ -35,8 +35,9 @@ from torch import Tensor
 
 from models import packed_weights, packing_native
 from models.errors import IncompatibleState
-from models.native.library import find_packing_of_many
+from models.native.library import find_packing, find_packing_of_many
 from models.packing import Room, pack, unpack
+from models.packing_native import Moves, bring_back, plan_moves
 from models.resident import Arrangement, Resident, arrange
 from models.slab import Slab
 from models.support import MASKS, Params, State, is_finite, padded_axes
@@ -124,7 +125,10 @@ class StateFormat:
             of = f"of {classes} classes and {examples} examples"
             raise IncompatibleState(f"the state is {len(encoded)} bytes, expected {layout.n_bytes} {of}")
         resident = Resident(self.slab.take(layout.arrangement.n_bytes), layout.arrangement)
-        self._fill(resident, {name: np.frombuffer(encoded, np.uint8, *part) for name, part in layout.parts.items()}, layout.fine)
+        library = find_packing()
+        if library is None or not bring_back(library, encoded, resident.memory, layout.moves):
+            self._move(resident, layout, encoded)
+        self._unpack(resident, layout, encoded)
         return resident
 
     def hold(self, state: State) -> Resident:
@@ -150,23 +154,28 @@ class StateFormat:
                 raise IncompatibleState(f"the state has {count} rows under `{mask}`, expected {'none' if count else 'one or more'}")
         return counts[0], counts[1]
 
-    def _fill(self, resident: Resident, stored: Mapping[str, Array], fine: Room) -> None:
-        """Raises IncompatibleState."""
+    def _move(self, resident: Resident, layout: _Layout, encoded: bytes) -> None:
+        """What `bring_back` does, tensor by tensor: where there is no C, and to say what is wrong. Raises IncompatibleState."""
         bytes_, places = resident.memory.numpy(), resident.arrangement.places
         for name in (*self.keeps, *self.plain):
-            bytes_[places[name].begin : places[name].end] = stored[name]
+            bytes_[places[name].begin : places[name].end] = layout.find(encoded, name)
         for name, base in self.coarse.items():
-            _check_finite(name, packed_weights.is_finite(stored[name], base))
-            if name not in self.keeps:
-                packed_weights.unpack(stored[name], base, places[name].view(resident.memory))
-        if self.fine:
-            _check_finite("fine", unpack(stored["fine"], self.base, resident.memory, fine))
-        for name in self.plain:
-            if places[name].dtype.is_floating_point:
-                _check_finite(name, is_finite(resident.state[name]))
+            _check_finite(name, packed_weights.is_finite(layout.find(encoded, name), base))
         for mask in MASKS:
             if mask in places:
                 bytes_[places[mask].begin : places[mask].end] = True
+
+    def _unpack(self, resident: Resident, layout: _Layout, encoded: bytes) -> None:
+        """The numbers that do not stay packed. Raises IncompatibleState."""
+        places = resident.arrangement.places
+        for name, base in self.coarse.items():
+            if name not in self.keeps:
+                packed_weights.unpack(layout.find(encoded, name), base, places[name].view(resident.memory))
+        if self.fine:
+            _check_finite("fine", unpack(layout.find(encoded, "fine"), self.base, resident.memory, layout.fine))
+        for name in self.plain:
+            if places[name].dtype.is_floating_point:
+                _check_finite(name, is_finite(resident.state[name]))
 
     @cached_property
     def _order(self) -> Sequence[str]:
@@ -186,18 +195,31 @@ class StateFormat:
         sizes |= {"fine": fine.packed_bytes} if self.fine else {}
         sizes |= {name: arrangement.places[name].n_bytes for name in self.plain}
         ends = list(accumulate(sizes.values(), initial=HEAD_BYTES))
-        return _Layout(arrangement, fine, dict(zip(sizes, zip(sizes.values(), ends, strict=False), strict=True)), ends[-1])
+        parts = dict(zip(sizes, zip(sizes.values(), ends, strict=False), strict=True))
+        return _Layout(arrangement, fine, parts, ends[-1], self._plan_moves(arrangement, parts))
+
+    def _plan_moves(self, arrangement: Arrangement, parts: Mapping[str, tuple[int, int]]) -> Moves:
+        places = arrangement.places
+        copies = [(parts[name][1], places[name].begin, parts[name][0]) for name in (*sorted(self.keeps), *self.plain)]
+        ones = [(places[mask].begin, places[mask].n_bytes) for mask in MASKS if mask in places]
+        scales = [(parts[name][1], base.shape[1]) for name, base in self.coarse.items()]
+        return plan_moves(copies, ones, scales)
 
 
 @dataclass(frozen=True)
 class _Layout:
     """Where states of so many classes and examples lie. parts: of the `n_bytes` that are written, how many are each tensor's, or all `fine`
-    ones', and where these begin."""
+    ones', and where these begin. moves: those that need no unpacking."""
 
     arrangement: Arrangement
     fine: Room
     parts: Mapping[str, tuple[int, int]]
     n_bytes: int
+    moves: Moves
+
+    def find(self, encoded: bytes, name: str) -> Array:
+        """A part of what was written."""
+        return np.frombuffer(encoded, np.uint8, *self.parts[name])
 
 
 def _resize(name: str, model: Tensor, counts: Mapping[str, int]) -> Tensor:

@@ -25,6 +25,7 @@ _CONV4 = {
 _PACKING = {
     **{name: [_POINTER, _INT, _POINTER, _LONG, _POINTER] for name in ("pack", "unpack")},
     **{name: [_POINTER, _POINTER, _LONG, _LONG, _POINTER] for name in ("pack_weight", "unpack_weight")},
+    "bring_back": [_POINTER, _POINTER, *(_POINTER, _INT) * 3],
 }
 _PACKING_ALL = {"pack_all": [_POINTER, _INT, _POINTER, _INT]}
 MOST_CHANNELS = 512

@@ -44,6 +44,16 @@ typedef struct {
     uint8_t *packed;
 } Group;
 
+/* Bytes that are as they were written: so many, behind the beginnings of what was written and of what is made. */
+typedef struct {
+    int64_t from, to, bytes;
+} Copy;
+
+/* So many numbers from a place on. */
+typedef struct {
+    int64_t begin, count;
+} Run;
+
 /* Where the parts of a group begin. */
 typedef struct {
     int64_t n_numbers, half;
@@ -243,4 +253,17 @@ EXPORT int pack_all(const Weight *weights, int n_weights, const Group *groups, i
     for (const Weight *w = weights; w < weights + n_weights; w++) failed |= pack_weight(w->lines, w->base, w->n_lines, w->channels, w->packed);
     for (const Group *g = groups; g < groups + n_groups; g++) failed |= pack(g->blocks, (int)g->n_blocks, g->base, g->n_base, g->packed);
     return failed;
+}
+
+/* A state's `to` from its bytes, as far as these need no unpacking: `copies`, and bytes that are one (`ones`). 0 where a scale is among `scales` (in
+ * `from`) with which a number could be infinite, or which is none; else 1. */
+EXPORT int bring_back(const uint8_t *from, uint8_t *to, const Copy *copies, int n_copies, const Run *ones, int n_ones, const Run *scales,
+                      int n_scales) {
+    int finite = 1;
+    for (int i = 0; i < n_copies; i++) memcpy(to + copies[i].to, from + copies[i].from, copies[i].bytes);
+    for (int i = 0; i < n_ones; i++) memset(to + ones[i].begin, 1, ones[i].count);
+    for (int i = 0; i < n_scales; i++)
+        for (int64_t c = 0; c < scales[i].count; c++)
+            finite &= fabsf(((const unaligned_float *)(from + scales[i].begin))[c]) <= FLT_MAX / 4096;
+    return finite;
 }
