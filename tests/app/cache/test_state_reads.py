@@ -13,6 +13,7 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 
 from app.cache.connection import connect_redis
+from app.cache.renewals import Renewals
 from app.cache.state_reads import StateReads
 
 
@@ -33,7 +34,7 @@ async def name(redis: Redis, redis_namespace: str) -> AsyncIterator[str]:
 
 
 async def test_everybody_gets_what_was_asked_for_in_a_few_round_trips(redis: Redis, name: str) -> None:
-    reads, trips = StateReads(redis, ttl_s=60), []
+    reads, trips = StateReads(redis, ttl_s=60), list[int]()
     execute = Pipeline.execute
 
     async def count(pipe: Pipeline, **options: Any) -> Any:
@@ -44,7 +45,33 @@ async def test_everybody_gets_what_was_asked_for_in_a_few_round_trips(redis: Red
         found = await asyncio.gather(*(reads.get(name, f"f{number % 20}") for number in range(25)), reads.get(name, "no such"))
     assert [value and value[:1] for value in found] == [*(bytes([number % 20]) for number in range(25)), None]
     assert len(trips) <= 3  # 21 places, eight of them at a time
-    assert 0 < await redis.ttl(name) <= 60
+    await reads.close()
+
+
+async def test_what_was_read_stays_for_its_time_from_then(redis: Redis, name: str, redis_namespace: str) -> None:
+    reads, other = StateReads(redis, ttl_s=2), f"{redis_namespace}:unread"
+    await redis.hset(other, "f1", b"x")
+    for each in (name, other):
+        await redis.expire(each, 1)
+    await reads.get(name, "f1")
+    await asyncio.gather(*(reads.get(name, f"f{number}") for number in range(3)), reads.get(other, "no such"))
+    assert 0 <= await redis.pttl(name) <= 1000  # nobody waited for it
+    await asyncio.sleep(0.5)
+    assert await redis.pttl(name) > 1000
+    assert await redis.pttl(other) < 1000
+    await reads.close()
+
+
+async def test_renewing_goes_on_after_redis_was_away(redis: Redis, name: str) -> None:
+    renewals = Renewals(redis, ttl_s=1)
+    with patch.object(Pipeline, "execute", side_effect=RedisError):
+        renewals.ask(name)
+        await asyncio.sleep(0.3)
+    assert await redis.ttl(name) == -1
+    renewals.ask(name)
+    await asyncio.sleep(0.3)
+    assert await redis.ttl(name) >= 0
+    await renewals.close()
 
 
 async def test_a_caller_who_leaves_takes_nothing_from_the_others(redis: Redis, name: str) -> None:
