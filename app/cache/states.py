@@ -47,7 +47,7 @@ class StateCache(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Entry:
     state: bytes
     expires_at: float
@@ -71,10 +71,12 @@ class LruStateCache:
         entry = self._entries.get(key)
         if entry is None:
             return None
-        self._drop(key)
-        if entry.expires_at <= self._clock():
+        now = self._clock()
+        if entry.expires_at <= now:
+            self._drop(key)
             return None
-        self._keep(key, entry.state)
+        entry.expires_at = now + self._ttl_s
+        self._entries.move_to_end(key)
         return entry.state
 
     async def put(self, key: StateKey, state: bytes) -> None:
