@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,6 +17,8 @@ from models import state_format
 from models.artifact import BUNDLED, Initializer, list_bundled, load_initializer
 from models.errors import IncompatibleState
 from models.methods import build_learner
+from models.native.library import find_packing
+from models.packed_weights import MOST_SCALE
 from models.serving import adapt_lanes, make_template
 from models.state_format import HEAD_BYTES, VERSION, StateFormat, describe_states
 from models.support import Params, State, Support, make_support
@@ -105,6 +110,30 @@ def test_kernels_in_another_order_of_memory_are_written_as_the_same_bytes() -> N
     turned = {name: tensor.contiguous() for name, tensor in STATE.items()}
     assert turned[KERNEL].stride() != STATE[KERNEL].stride()
     assert FORMAT.encode_all([turned, STATE]) == [ENCODED, ENCODED]
+
+
+@pytest.mark.skipif(find_packing() is None, reason="SKIPPED-COMPILER: models/native was not built")
+@pytest.mark.parametrize("keeps", [False, True])
+def test_c_and_numpy_bring_back_the_same_bytes(keeps: bool) -> None:
+    for format_, state in ((FORMAT, STATE), (EXAMPLES, make_example_state(3, 7))):
+        format_ = replace(format_, keeps=frozenset(format_.coarse) if keeps else frozenset())
+        encoded = format_.encode(state)
+        ours = format_.decode(encoded)
+        with patch.object(state_format, "find_packing", return_value=None):
+            reference = format_.decode(encoded)
+        for place in ours.arrangement.places.values():
+            assert torch.equal(ours.memory[place.begin : place.end], reference.memory[place.begin : place.end])
+
+
+@pytest.mark.parametrize("scale", [MOST_SCALE * 1.01, -MOST_SCALE * 1.01, math.nan, math.inf])
+def test_a_scale_of_which_a_number_could_be_infinite_is_refused_wherever_it_stands(scale: float) -> None:
+    format_ = replace(FORMAT, keeps=frozenset(FORMAT.coarse))
+    begin, channels = format_._layouts((3, 0)).parts[KERNEL][1], FORMAT.coarse[KERNEL].shape[1]
+    for channel in (0, channels - 1):
+        spoilt = bytearray(ENCODED)
+        struct.pack_into("<f", spoilt, begin + 4 * channel, scale)
+        with pytest.raises(IncompatibleState, match=KERNEL):
+            format_.decode(bytes(spoilt))
 
 
 def test_a_class_is_rounded_alike_at_every_place() -> None:
