@@ -41,8 +41,7 @@ def is_native(tensors: Sequence[Tensor]) -> bool:
 
 def pack(library: ctypes.PyDLL, tensors: Sequence[Tensor], base: Tensor, packed: Tensor) -> None:
     """Writes `packed`, as many bytes as `models.packing.count_packed_bytes` says. Raises MemoryError."""
-    layouts = ((tensor.data_ptr(), *_describe(tensor.shape, tensor.stride())) for tensor in tensors)
-    blocks = struct.pack(f"{BLOCK_NUMBERS * len(tensors)}q", *chain.from_iterable(layouts))
+    blocks = struct.pack(f"{BLOCK_NUMBERS * len(tensors)}q", *_list_blocks(tensors))
     _call(library.pack, blocks, len(tensors), base, packed.data_ptr())
 
 
@@ -64,8 +63,7 @@ class Writing:
         """Tensors to be packed as one, as `models.packing.pack` does."""
         self._held.extend(tensors)
         self._groups.append((len(self._blocks), len(tensors), base.data_ptr(), len(base), packed))
-        for tensor in tensors:
-            self._blocks += tensor.data_ptr(), *_describe(tensor.shape, tensor.stride())
+        self._blocks += _list_blocks(tensors)
 
     def run(self, library: ctypes.CDLL) -> None:
         """Packs them. Raises MemoryError."""
@@ -132,6 +130,11 @@ def _call(function: ctypes._NamedFuncPointer, blocks: bytes, n_blocks: int, base
     if found < 0:
         raise MemoryError(_NO_MEMORY)
     return found
+
+
+def _list_blocks(tensors: Sequence[Tensor]) -> list[int]:
+    """The tensors as `Block`s, one after the other."""
+    return [number for tensor in tensors for number in (tensor.data_ptr(), *_describe(tensor.shape, tensor.stride()))]
 
 
 @lru_cache(maxsize=1024)

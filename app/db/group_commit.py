@@ -1,7 +1,7 @@
-"""One writer for what every request writes: equal transactions that wait together become one, and are committed at once.
+"""What every request asks of the database: equal transactions that wait together become one, and are committed at once.
 
-What is written is a function of a connection and of many items, so a thousand of them cost its few statements, one hop to a thread and
-one commit. One item at which it fails is found by running each in a transaction of its own, and only that one is undone.
+What is written, or read, is a function of a connection and of many items, so a thousand of them cost its few statements, one hop to a
+thread and one commit. One item at which it fails is found by running each in a transaction of its own, and only that one is undone.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class _Waiting:
 
 
 class GroupCommit:
-    """One owner of one writing connection. engine: a pool of one.
+    """One owner of one connection. engine: a pool of one.
 
-    turn: held while the connection writes, for whoever else in this process must not write at the same time.
+    turn: held while the connection is used, for whoever else in this process must not write at the same time.
     """
 
     def __init__(self, engine: Engine, turn: asyncio.Lock) -> None:
         self._engine, self._turn = engine, turn
-        self._thread = ThreadPoolExecutor(1, "database-writer")
+        self._thread = ThreadPoolExecutor(1, "database")
         self._waiting: list[_Waiting] = []
         self._serving: asyncio.Task[None] | None = None
 

@@ -1,4 +1,7 @@
-"""The database: `read()`, `write()` and `transact()`. The ends of `write()` and of `transact()` are the only commits in the program."""
+"""The database: `read()` and `write()`, and `fetch()` and `transact()` for what every request does.
+
+The ends of `write()` and of `transact()` are the only places that commit what was written.
+"""
 
 from __future__ import annotations
 
