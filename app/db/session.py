@@ -55,9 +55,9 @@ class Database:
             self._writing = GroupCommit(_blocking_sqlite_engine(url, "BEGIN IMMEDIATE"), self._turn)
             self._reading = GroupCommit(_blocking_sqlite_engine(url, "BEGIN"), asyncio.Lock())
         else:
+            options = {"max_overflow": 0, "connect_args": _time_out_after(url, connect_timeout_s)}
             # A restarted server costs a ping, not a failed request.
-            options = {"max_overflow": 0, "pool_pre_ping": True, "connect_args": _time_out_after(url, connect_timeout_s)}
-            self._writer = create_async_engine(url, pool_size=pool_size, pool_timeout=pool_timeout_s, **options)
+            self._writer = create_async_engine(url, pool_size=pool_size, pool_timeout=pool_timeout_s, pool_pre_ping=True, **options)
             # A read of several statements sees one moment; the writer's READ COMMITTED sees what others committed while it waited.
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
             self._writing = GroupCommit(create_engine(url, pool_size=1, **options), asyncio.Lock())

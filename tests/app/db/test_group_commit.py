@@ -5,8 +5,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any, cast
 
+import psycopg
 import pytest
-from sqlalchemy import Connection, Table, event, func, insert, select
+from sqlalchemy import Connection, Table, event, func, insert, make_url, select, text
 from sqlalchemy.exc import OperationalError
 
 from app.db.session import Database
@@ -108,6 +109,52 @@ async def test_a_database_that_fails_is_asked_once_and_not_once_for_each(databas
         asked = [asyncio.create_task(database.transact(fail, i)) for i in range(5)]
     assert all(isinstance(outcome, Unavailable) for outcome in await asyncio.gather(*asked, return_exceptions=True))
     assert calls == [5]
+
+
+def end_connection(url: str, pid: int) -> None:
+    """As a restart of the server does to all."""
+    with psycopg.connect(make_url(url).set(drivername="postgresql").render_as_string(hide_password=False), autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+
+
+def find_pid(connection: Connection, items: Sequence[int]) -> Sequence[int]:
+    return [connection.scalar(text("SELECT pg_backend_pid()")) or 0 for _ in items]
+
+
+async def test_a_connection_that_a_restart_of_the_server_cut_costs_no_request(empty_postgres_url: str) -> None:
+    database = Database(empty_postgres_url)
+    for ask in (database.transact, database.fetch):
+        before = await ask(find_pid, 0)
+        await asyncio.to_thread(end_connection, empty_postgres_url, before)
+        assert await ask(find_pid, 0) != before
+    await database.close()
+
+
+async def test_a_transaction_whose_connection_is_lost_again_is_not_tried_for_ever(empty_postgres_url: str) -> None:
+    database, calls = Database(empty_postgres_url), list[int]()
+
+    def cut(connection: Connection, items: Sequence[int]) -> Sequence[int]:
+        calls.append(len(items))
+        return [connection.scalar(text("SELECT 1 FROM pg_terminate_backend(pg_backend_pid())")) or 0]
+
+    with pytest.raises(Unavailable):
+        await database.transact(cut, 0)
+    assert calls == [1, 1]
+    await database.close()
+
+
+async def test_what_is_lost_in_its_commit_is_not_done_again_for_it_may_be_done(empty_postgres_url: str) -> None:
+    database, calls = Database(empty_postgres_url), list[int]()
+
+    def cut_before_commit(connection: Connection, items: Sequence[int]) -> Sequence[int]:
+        calls.append(len(items))
+        end_connection(empty_postgres_url, find_pid(connection, items)[0])
+        return items
+
+    with pytest.raises(Unavailable):
+        await database.transact(cut_before_commit, 0)
+    assert calls == [1]
+    await database.close()
 
 
 async def test_transactions_that_the_database_chose_to_end_a_deadlock_get_through_one_by_one(database: Database) -> None:
