@@ -1,13 +1,13 @@
 """What every benchmark keeps to, so that one command runs them all and one reader understands their JSON.
 
 A benchmark is a module `benchmarks/NAME.py` with one function `run(plan: Plan) -> Findings`; being there is all it takes to be known to
-`innerloop benchmark NAME [--json] [--quick] [--threads N] [--device D]`. Inside it:
+`innerloop benchmark NAME [--json] [--out FILE] [--quick] [--threads N] [--device D]`. Inside it:
 
     def run(plan: Plan) -> Findings:
         check_that_all_compute_the_same()                          # raise Disagreement, and nothing is timed
         timings = time_paired({"ours": ours, "plain loop": loop}, repetitions=plan.repetitions(30), device=plan.device)
         row = timings.to_row({"lanes": 16})                        # or make_row(...) for figures of your own
-        plan.report(row)                                           # people see it while the others are measured
+        plan.report(row)                                           # people see it, and it is kept, while the others are measured
         return Findings([row])
 
 A number is only worth something beside another of the same run: contenders are timed in turn, and the ratio is the row's result.
@@ -20,7 +20,7 @@ import importlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -37,7 +37,7 @@ class Disagreement(Refused):
     """Contenders that should compute the same do not: their times would not be comparable, so there are none."""
 
 
-def _stay_silent(row: Row) -> None:
+def _stay_silent(_: object) -> None:
     """Reports nothing."""
 
 
@@ -130,15 +130,30 @@ def measure_all(
     return rows, missing
 
 
-def run_benchmark(name: str, plan: Plan, command: str) -> dict[str, Any]:
-    """Runs one benchmark with the plan's threads and returns its report, ready for JSON. Raises Refused."""
+def run_benchmark(name: str, plan: Plan, command: str, keep: Callable[[Mapping[str, Any]], None] = _stay_silent) -> dict[str, Any]:
+    """Runs one benchmark with the plan's threads and returns its report, ready for JSON. Raises Refused.
+
+    keep: to be called with the report as far as it is there, with every row anew: a run that is stopped has not measured in vain. Until
+    the end it says `unfinished` among its settings.
+    """
     check_name(name)
     torch.set_num_threads(plan.threads)
     run: Callable[[Plan], Findings] = importlib.import_module(f"benchmarks.{name}").run
-    findings = run(plan)
+    begin = {"benchmark": name, "environment": describe_environment(plan.threads, plan.device, command)}
+    rows = list[Row]()
+
+    def note(row: Row) -> None:
+        rows.append(row)
+        plan.report(row)
+        keep(begin | _describe(Findings(rows, {"unfinished": True}), plan))
+
+    report = begin | _describe(run(replace(plan, report=note)), plan)
+    keep(report)
+    return report
+
+
+def _describe(findings: Findings, plan: Plan) -> dict[str, Any]:
     return {
-        "benchmark": name,
-        "environment": describe_environment(plan.threads, plan.device, command),
         "settings": {"quick": plan.quick, **findings.settings},
         "missing_peers": dict(findings.missing_peers),
         "rows": [asdict(row) for row in findings.rows],

@@ -1,7 +1,7 @@
 """Writes the measured parts of docs/performance.md, and of the README, from what the benchmarks left; no measurement is typed by hand.
 
-    innerloop benchmark train --json | tail -1 > docs/results/performance/train.json
-    innerloop benchmark adapt --only '^maml' --json | tail -1 > docs/results/performance/adapt-maml.json
+    innerloop benchmark train --out docs/results/performance/train.json
+    innerloop benchmark adapt --only '^maml' --out docs/results/performance/adapt-maml.json
     python -m benchmarks.performance_page docs/results/performance
 
 What is not there yet is said to be `not measured yet`.

@@ -1,4 +1,4 @@
-"""What benchmarks left: the JSON objects of `innerloop benchmark NAME --json`, a file each; several may be parts of one benchmark."""
+"""What benchmarks left: the JSON objects of `innerloop benchmark NAME`, a file each; several may be parts of one benchmark."""
 
 from __future__ import annotations
 
@@ -54,6 +54,13 @@ def read_reports(folder: Path) -> Reports:
         if report.settings["quick"]:
             raise SystemExit(f"{report.path} is a smoke run (--quick); measure without it")
     return Reports(sorted(reports, key=lambda report: str(report.environment["date"])))
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
+    """Puts the report where an earlier one may be; whoever reads meets one of them whole. Raises OSError."""
+    fresh = path.with_name(path.name + ".partial")
+    fresh.write_text(json.dumps(report, allow_nan=False) + "\n")
+    fresh.replace(path)
 
 
 def read_last_object(path: Path) -> dict[str, Any]:

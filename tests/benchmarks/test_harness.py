@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -68,6 +70,23 @@ def test_a_report_is_one_line_of_json_with_everything_a_reader_needs(monkeypatch
     assert report["missing_peers"] == {"higher": "not installed"}
     expected = {"settings": {"lanes": 4}, "unit": "ms", "ours": 2.0, "peers": {"plain loop": 5.0}, "ratio": 2.5}
     assert report["rows"] == [{**expected, "limit_fraction": 0.5, "peak_fraction": 0.25, "details": {}}]
+
+
+def test_what_is_measured_is_kept_row_by_row_and_at_the_end_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import train
+
+    rows, kept = [make_row({"lanes": lanes}, "ms", 2.0, {}) for lanes in (1, 4)], list[Mapping[str, Any]]()
+
+    def run(plan: Plan) -> Findings:
+        for row in rows:
+            plan.report(row)
+        return Findings(rows, {"data": "none"})
+
+    monkeypatch.setattr(train, "run", run)
+    whole = run_benchmark("train", Plan(), "innerloop benchmark train", kept.append)
+    assert [len(each["rows"]) for each in kept] == [1, 2, 2]
+    assert [each["settings"].get("unfinished", False) for each in kept] == [True, True, False]
+    assert kept[-1] == whole
 
 
 def test_a_number_that_json_does_not_have_is_refused() -> None:
