@@ -11,8 +11,9 @@ from datetime import datetime
 from typing import Any, Literal, cast
 
 import numpy as np
+from sqlalchemy import Row
 
-from app.db.tables import AdaptationRow, ExamplesRow, PredictionRow, TaskRow
+from app.db.tables import AdaptationRow, ExamplesRow, PredictionRow
 from app.domain import (
     Adaptation,
     Array,
@@ -177,19 +178,25 @@ def new_task_to_rows(task: Task, support: SupportSet, query: Array | None, finge
     return NewRows(columns, examples, new_adaptation_to_values(task.latest, supported["id"]))
 
 
-def task_from(row: TaskRow, adaptations: Mapping[int, AdaptationRow]) -> Task:
-    """A task with its latest and its serving adaptation, given by revision."""
+def task_from(revisions: Mapping[int, Row[Any]]) -> Task:
+    """A task from the rows of its latest and its serving adaptation, by revision, which hold the task's columns, too: `created_at` as
+    `task_created_at`."""
+    row = next(iter(revisions.values()))
     return Task(
         id=row.id,
         owner=row.owner,
         name=row.name,
         metadata=row.task_metadata,
-        created_at=row.created_at,
+        created_at=row.task_created_at,
         expires_at=row.expires_at,
-        latest=adaptation_from(adaptations[row.latest_revision]),
-        serving=adaptation_from(adaptations[row.serving_revision]) if row.serving_revision is not None else None,
+        latest=_shown(revisions[row.latest_revision]),
+        serving=_shown(revisions[row.serving_revision]) if row.serving_revision is not None else None,
         has_query=row.query_id is not None,
     )
+
+
+def _shown(row: Row[Any]) -> Adaptation:
+    return adaptation_from(cast(AdaptationRow, row))
 
 
 def adaptation_from(row: AdaptationRow) -> Adaptation:

@@ -53,7 +53,7 @@ class Database:
             self._reader = _sqlite_engine(url, pool_size=4, begin="BEGIN")
             self._writer = _sqlite_engine(url, pool_size=1, begin="BEGIN IMMEDIATE")
             self._writing = GroupCommit(_blocking_sqlite_engine(url, "BEGIN IMMEDIATE"), self._turn)
-            self._reading = GroupCommit(_blocking_sqlite_engine(url, "BEGIN"), asyncio.Lock())
+            self._reading = GroupCommit(_blocking_sqlite_engine(url, None), asyncio.Lock())
         else:
             options = {"max_overflow": 0, "connect_args": _time_out_after(url, connect_timeout_s)}
             # A restarted server costs a ping, not a failed request.
@@ -61,7 +61,7 @@ class Database:
             # A read of several statements sees one moment; the writer's READ COMMITTED sees what others committed while it waited.
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
             self._writing = GroupCommit(create_engine(url, pool_size=1, **options), asyncio.Lock())
-            self._reading = GroupCommit(create_engine(url, pool_size=1, isolation_level="REPEATABLE READ", **options), asyncio.Lock())
+            self._reading = GroupCommit(create_engine(url, pool_size=1, isolation_level="AUTOCOMMIT", **options), asyncio.Lock())
         self._read_session = async_sessionmaker(self._reader, expire_on_commit=False, autoflush=False)
         self._write_session = async_sessionmaker(self._writer, expire_on_commit=False, autoflush=False)
 
@@ -87,9 +87,10 @@ class Database:
             return await self._writing.run(work, item)
 
     async def fetch(self, work: Work[T, R], item: T) -> R:
-        """What `work`, which writes nothing, finds for the item; of one moment, which is after this was called. Raises as `read`.
+        """What `work` finds for the item by its one statement, so of one moment, which is after this was called. Raises as `read`.
 
-        The way for what every request reads: items that wait at the same time for the same work are read together.
+        The way for what every request reads: items that wait at the same time for the same work are read together, outside of any
+        transaction. To begin one and to end it would be two round trips more.
         """
         async with _as_unavailable():
             return await self._reading.run(work, item)
@@ -120,8 +121,8 @@ class Database:
         await self._reader.dispose()
 
 
-def prepare_sqlite(engine: Engine, begin: str) -> None:
-    """Makes an engine's connections begin as told and run under our pragmas."""
+def prepare_sqlite(engine: Engine, begin: str | None) -> None:
+    """Makes an engine's connections begin as told, or with None not at all, and run under our pragmas."""
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: object) -> None:
@@ -133,7 +134,8 @@ def prepare_sqlite(engine: Engine, begin: str) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        if begin is not None:
+            connection.exec_driver_sql(begin)
 
 
 def _sqlite_engine(url: str, *, pool_size: int, begin: str) -> AsyncEngine:
@@ -142,7 +144,7 @@ def _sqlite_engine(url: str, *, pool_size: int, begin: str) -> AsyncEngine:
     return engine
 
 
-def _blocking_sqlite_engine(url: str, begin: str) -> Engine:
+def _blocking_sqlite_engine(url: str, begin: str | None) -> Engine:
     """One connection of the driver without a thread of its own."""
     blocking = make_url(url).set(drivername="sqlite")
     engine = create_engine(blocking, pool_size=1, max_overflow=0, connect_args={"check_same_thread": False})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum, auto
 from functools import cache
@@ -16,21 +17,23 @@ from sqlalchemy.sql.dml import ReturningInsert
 from app.db.initializers import current_versions
 from app.db.inserts import insert_ignored, insert_ignoring
 from app.db.rows import NewRows, inputs_from, support_from, task_from
-from app.db.tables import ADAPTATION_COLUMNS, AdaptationRow, ExamplesRow, TaskRow
+from app.db.tables import ADAPTATION_COLUMNS, AdaptationRow, ExamplesRow, InitializerRow, TaskRow
 from app.domain import Array, InitializerRef, Page, Status, SupportSet, Task
 
 # The statements of every adaptation and of most predictions, made once: to put one together takes longer than to run it.
-_TASKS, _ROWS, _EXAMPLES = (cast(Table, row.__table__) for row in (TaskRow, AdaptationRow, ExamplesRow))
-_TASK_COLUMNS = tuple(column.label("task_metadata") if column.name == "metadata" else column for column in _TASKS.c)  # as `TaskRow` has it
-_FIND = select(*_TASK_COLUMNS).where(
+_TASKS, _ROWS, _EXAMPLES, _POINTERS = (cast(Table, row.__table__) for row in (TaskRow, AdaptationRow, ExamplesRow, InitializerRow))
+_LABELS = {"metadata": "task_metadata", "created_at": "task_created_at"}
+_TASK_COLUMNS = tuple(column.label(_LABELS.get(column.name, column.name)) for column in _TASKS.c)
+_IS_SHOWN = (_ROWS.c.task_id == _TASKS.c.id) & _ROWS.c.revision.in_([_TASKS.c.latest_revision, _TASKS.c.serving_revision])
+_SHOWN = select(*_TASK_COLUMNS, *ADAPTATION_COLUMNS, _POINTERS.c.current_version).select_from(
+    _TASKS.join(_ROWS, _IS_SHOWN).outerjoin(_POINTERS, _POINTERS.c.name == _ROWS.c.initializer_name)
+)
+"""A row for each task's latest adaptation and another for its serving one, if these are two. A single statement, so it finds one moment."""
+_FIND = _SHOWN.where(
     tuple_(_TASKS.c.owner, _TASKS.c.id).in_(bindparam("these", expanding=True)),
     or_(_TASKS.c.expires_at.is_(None), _TASKS.c.expires_at > bindparam("now")),
 )
-_LATEST_AND_SERVING = (
-    select(*ADAPTATION_COLUMNS)
-    .join(_TASKS, _TASKS.c.id == _ROWS.c.task_id)
-    .where(_TASKS.c.id.in_(bindparam("tasks", expanding=True)), _ROWS.c.revision.in_([_TASKS.c.latest_revision, _TASKS.c.serving_revision]))
-)
+_SHOW = _SHOWN.where(_TASKS.c.id.in_(bindparam("tasks", expanding=True)))
 _INSERT_EXAMPLES, _INSERT_ADAPTATION = insert(_EXAMPLES), insert(_ROWS)
 _IS_SUPPORT = tuple_(_EXAMPLES.c.task_id, _EXAMPLES.c.id).in_(bindparam("supports", expanding=True))
 _SUPPORTS_AND_QUERIES = (
@@ -44,17 +47,24 @@ def _alive(now: datetime) -> Any:
     return or_(TaskRow.expires_at.is_(None), TaskRow.expires_at > now)
 
 
-def find_all(connection: Connection, wanted: Sequence[tuple[str, str]], now: datetime) -> list[Task | None]:
-    """The live task of each (owner, task id); None where that owner has none."""
-    rows = connection.execute(_FIND, {"these": list(wanted), "now": now}).all()
-    found = {(task.owner, task.id): task for task in _with_adaptations(connection, rows)}
-    return [found.get(each) for each in wanted]
+class FoundTask(NamedTuple):
+    """A live task as it stands, and the current version of its latest revision's initializer, if there is one."""
+
+    task: Task
+    current: InitializerRef | None
+
+
+def find_all(connection: Connection, wanted: Sequence[tuple[str, str]], now: datetime) -> list[FoundTask | None]:
+    """The live task of each (owner, task id); None where that owner has none. One statement."""
+    found = _assemble(connection.execute(_FIND, {"these": list(wanted), "now": now}))
+    return [each if (each := found.get(task_id)) is not None and each.task.owner == owner else None for owner, task_id in wanted]
 
 
 async def find_tasks(session: AsyncSession, owner: str, task_ids: Sequence[str], now: datetime) -> list[Task | None]:
     """Each of these tasks, None where it is not alive or not this owner's."""
     connection = await session.connection()
-    return await connection.run_sync(find_all, [(owner, task_id) for task_id in task_ids], now)
+    found = await connection.run_sync(find_all, [(owner, task_id) for task_id in task_ids], now)
+    return [each.task if each is not None else None for each in found]
 
 
 async def find_task(session: AsyncSession, owner: str, task_id: str, now: datetime) -> Task | None:
@@ -77,7 +87,7 @@ async def list_tasks(
     session: AsyncSession, owner: str, now: datetime, *, after: str | None, limit: int, status: Status | None, name: str | None
 ) -> Page[Task]:
     """Newest first; reads one row more than asked to know whether more follow."""
-    query = select(*_TASK_COLUMNS).where(_TASKS.c.owner == owner, _alive(now)).order_by(_TASKS.c.id.desc()).limit(limit + 1)
+    query = select(_TASKS.c.id).where(_TASKS.c.owner == owner, _alive(now)).order_by(_TASKS.c.id.desc()).limit(limit + 1)
     if after is not None:
         query = query.where(_TASKS.c.id < after)
     if name is not None:
@@ -85,9 +95,9 @@ async def list_tasks(
     if status is not None:
         latest = (_ROWS.c.task_id == _TASKS.c.id) & (_ROWS.c.revision == _TASKS.c.latest_revision)
         query = query.join(_ROWS, latest).where(_ROWS.c.status == status)
-    rows = (await session.execute(query)).all()
-    found = await (await session.connection()).run_sync(_with_adaptations, rows[:limit])
-    return Page(rows=tuple(found), has_more=len(rows) > limit)
+    ids = (await session.scalars(query)).all()
+    found = _assemble(await session.execute(_SHOW, {"tasks": ids[:limit]}))
+    return Page(rows=tuple(found[task_id].task for task_id in ids[:limit] if task_id in found), has_more=len(ids) > limit)
 
 
 class Inserted(Enum):
@@ -174,10 +184,15 @@ def _insert_task(dialect: str) -> ReturningInsert[Any]:
     return insert_ignoring(dialect, _TASKS, ["fingerprint"]).returning(_TASKS.c.id)
 
 
-def _with_adaptations(connection: Connection, rows: Sequence[Row[Any]]) -> list[Task]:
-    found = connection.execute(_LATEST_AND_SERVING, {"tasks": [row.id for row in rows]}) if rows else ()
-    by_task: dict[str, dict[int, AdaptationRow]] = {row.id: {} for row in rows}
-    for adaptation in found:
-        by_task[adaptation.task_id][adaptation.revision] = cast(AdaptationRow, adaptation)
-    # A row without its latest adaptation was deleted between the two statements.
-    return [task_from(cast(TaskRow, row), by_task[row.id]) for row in rows if row.latest_revision in by_task[row.id]]
+def _assemble(rows: Iterable[Row[Any]]) -> dict[str, FoundTask]:
+    """The tasks by id, of what `_SHOWN` selects."""
+    by_task: defaultdict[str, dict[int, Row[Any]]] = defaultdict(dict)
+    for row in rows:
+        by_task[row.id][row.revision] = row
+    return {task_id: _found(revisions) for task_id, revisions in by_task.items()}
+
+
+def _found(revisions: Mapping[int, Row[Any]]) -> FoundTask:
+    task = task_from(revisions)
+    version = revisions[task.latest.revision].current_version
+    return FoundTask(task, InitializerRef(task.latest.initializer.name, version) if version is not None else None)

@@ -214,21 +214,21 @@ async def test_reads_that_wait_are_one_and_find_what_was_committed_since(databas
     assert calls == [3]
 
 
-async def test_a_read_of_several_statements_sees_one_moment(database: Database) -> None:
-    between, go_on = asyncio.Event(), threading.Event()
+async def test_a_read_begins_no_transaction_and_holds_nobody_up(database: Database) -> None:
+    reading, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
-    def count_twice(connection: Connection, items: Sequence[int]) -> Sequence[tuple[int, int]]:
-        first = len(connection.scalars(select(KEYS.c.id)).all())
-        loop.call_soon_threadsafe(between.set)
+    def find_and_wait(connection: Connection, items: Sequence[int]) -> Sequence[int]:
+        found = len(connection.scalars(select(KEYS.c.id)).all())
+        loop.call_soon_threadsafe(reading.set)
         go_on.wait(5)
-        return [(first, len(connection.scalars(select(KEYS.c.id)).all()))] * len(items)
+        return [found + len(connection.scalars(select(KEYS.c.id)).all())] * len(items)
 
-    counting = asyncio.create_task(database.fetch(count_twice, 0))
-    await between.wait()
+    counting = asyncio.create_task(database.fetch(find_and_wait, 0))
+    await reading.wait()
     await database.transact(add_keys, "key_a")
     go_on.set()
-    assert await counting == (0, 0)
+    assert await counting == 1, "the second statement finds what was committed after the first"
 
 
 async def test_who_asks_a_closed_database_is_told_so(database_url: str) -> None:
