@@ -81,7 +81,7 @@ def measure(setting: Setting, plan: Plan) -> tuple[Row, dict[str, str]]:
     makers = {name: partial(make_of_first, make, timed_lanes[name]) for name, make in PEERS[setting.method].items()}
     field = open_checked_peers(makers, problem, compare_weights, TOLERANCE)
     ours = our_adaptation(problem)
-    rates = measure_rates(plan.device)
+    rates = measure_rates(plan.device, quick=plan.quick)
     contenders = {OURS: ours, **field.peers}
     # No warm-up: everybody has just run once, to be compared.
     timings = time_paired(

@@ -68,13 +68,13 @@ def run(plan: Plan) -> Findings:
 def choose_extent(plan: Plan) -> Extent:
     """Everything, or for a smoke run a moment of each kind."""
     if plan.quick:
-        return Extent(INITIALIZERS[:1], (1, 5, 20), (1, 8), window_s=0.2, rounds=1)
+        return Extent(INITIALIZERS[:1], (1, 5, 20), (1, 8), window_s=0.1, rounds=1)
     return Extent(INITIALIZERS, (1, 5, 10, 100, 1000, 2000), (1, 64), window_s=1.0, rounds=7)
 
 
 async def measure_initializer(plan: Plan, extent: Extent, folder: Path) -> list[Row]:
     """The rows of one initializer; an engine for each number of tasks, all of them open, asked in turn."""
-    rows, rates = [], measure_rates(plan.device)
+    rows, rates = [], measure_rates(plan.device, quick=plan.quick)
     async with AsyncExitStack() as stack:
         engines = {n_tasks: await stack.enter_async_context(resident_tasks(plan, folder, n_tasks)) for n_tasks in extent.tasks}
         stack.enter_context(settled_interpreter())

@@ -42,9 +42,9 @@ class Rates:
         return {"matmul_gflop_per_s": self.matmul / 1e9, "peak_gflop_per_s": None if self.peak is None else self.peak / 1e9}
 
 
-def measure_rates(device: str = "cpu") -> Rates:
-    """FLOP/s of both kinds, the best of ROUNDS: whoever else uses the machine for a moment can only lower them."""
-    rounds = [(measure_matmul_rate(device), measure_peak_rate(device)) for _ in range(ROUNDS)]
+def measure_rates(device: str = "cpu", *, quick: bool = False) -> Rates:
+    """FLOP/s of both kinds, the best of ROUNDS: whoever else uses the machine for a moment can only lower them. A smoke run takes one."""
+    rounds = [(measure_matmul_rate(device), measure_peak_rate(device)) for _ in range(1 if quick else ROUNDS)]
     peaks = [peak for _, peak in rounds if peak is not None]
     return Rates(max(matmul for matmul, _ in rounds), max(peaks, default=None))
 

@@ -96,7 +96,7 @@ def run(plan: Plan) -> Findings:
     with tempfile.TemporaryDirectory() as folder, GeneratorProcess() as generator, borrowed_stores() as (stores, absent):
         settings = plan.choose(list_settings(extent, is_separable=stores is not None))
         ceiling_per_s = measure_ceiling(generator, Path(folder), extent)
-        rates = measure_rates(plan.device)
+        rates = measure_rates(plan.device, quick=plan.quick)
         limits = find_call_limits(INITIALIZER, N_WAY, K_SHOT, rates, 1 / CALLS_PER_ROUND)
         limits = {workload: replace(limit, matmul=min(ceiling_per_s, limit.matmul)) for workload, limit in limits.items()}
         for deployment, group in groupby(settings, key=lambda setting: setting.deployment):
@@ -142,7 +142,7 @@ def measure_deployment(
 def choose_extent(plan: Plan) -> Extent:
     """Everything, or for a smoke run a moment of each kind."""
     if plan.quick:
-        return Extent((4,), {"predict": (20,)}, (4,), window_s=0.4, warm_up_s=0.1, rounds=1)
+        return Extent((4,), {"predict": (40,)}, (4,), window_s=0.2, warm_up_s=0.1, rounds=1)
     return Extent(CLIENTS, RATES_PER_S, SEPARATED_CLIENTS, window_s=4.0, warm_up_s=1.0, rounds=3)
 
 

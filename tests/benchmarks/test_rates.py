@@ -51,6 +51,13 @@ def test_a_round_that_somebody_disturbed_does_not_count(monkeypatch: pytest.Monk
     assert rates.measure_rates() == Rates(3e9, 6e9)
 
 
+def test_a_smoke_run_takes_the_first_round_for_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    products, peaks = iter([1e9]), iter([6e9])
+    monkeypatch.setattr(rates, "measure_matmul_rate", lambda device: next(products))
+    monkeypatch.setattr(rates, "measure_peak_rate", lambda device: next(peaks))
+    assert rates.measure_rates(quick=True) == Rates(1e9, 6e9)
+
+
 def test_calls_a_second_are_the_rates_over_the_work_of_a_call() -> None:
     assert Rates(6e9, 12e9).of_calls(3e6) == Rates(2e3, 4e3)
     assert Rates(6e9, None).of_calls(3e6) == Rates(2e3, None)
