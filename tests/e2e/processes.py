@@ -14,6 +14,8 @@ from pathlib import Path
 
 import httpx
 
+from app.admin import create_key
+from app.settings import Settings
 from tests.servers import free_port
 
 START_TIMEOUT_S = 60.0
@@ -82,9 +84,7 @@ def await_ready(process: Process) -> None:
     raise AssertionError(f"not ready: {process.tail()}")
 
 
-def make_key(folder: Path, *scopes: str, settings: Mapping[str, str]) -> str:
-    """A key made by `innerloop keys create`."""
-    options = [option for scope in scopes or ("user",) for option in ("--scope", scope)]
-    with running(folder, "keys", "keys", "create", "test", *options, settings=settings) as process:
-        assert process.popen.wait(60) == 0, process.tail()
-        return process.log.read_text().strip()
+async def make_key(folder: Path, *scopes: str, settings: Mapping[str, str]) -> str:
+    """A key of the service with these settings, made by what `innerloop keys create` calls."""
+    database_url = settings.get("INNERLOOP_DATABASE_URL", "")
+    return await create_key(Settings(home_dir=folder / "home", database_url=database_url), "test", scopes or ("user",))

@@ -36,8 +36,8 @@ def settings(tiny_dir: Path, empty_postgres_url: str, private_redis_url: str) ->
 
 @pytest.mark.timeout(300)
 async def test_no_adaptation_is_lost_or_doubled_when_a_worker_is_killed(tmp_path: Path, settings: dict[str, str]) -> None:
-    key = make_key(tmp_path, settings=settings)
-    with serving(tmp_path, "--role", "api", settings=settings) as api, running(tmp_path, "first", "worker", settings=settings) as first:
+    key = await make_key(tmp_path, settings=settings)
+    with running(tmp_path, "first", "worker", settings=settings) as first, serving(tmp_path, "--role", "api", settings=settings) as api:
         async with AsyncInnerLoop(api.url, key, timeout_s=60) as client:
             posting = asyncio.create_task(_post_all(client))
             await _kill_midway(client, first)
@@ -90,6 +90,9 @@ async def _await_all_finished(client: AsyncInnerLoop, worker: Process) -> list[T
 
 async def _check_predicted_once(client: AsyncInnerLoop, tasks: list[TaskInfo]) -> None:
     """The query set that came with each task was answered exactly once, whole."""
-    for task in tasks:
+
+    async def check(task: TaskInfo) -> None:
         kept = await (await client.task(task.id)).predictions()
         assert [(answers.source, len(answers)) for answers in kept] == [("query", 3)], task.id
+
+    await asyncio.gather(*map(check, tasks))

@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -39,10 +39,10 @@ class Live:
 
 
 @pytest.fixture
-def live(tmp_path: Path, sqlite_url: str) -> Iterator[Live]:
+async def live(tmp_path: Path, sqlite_url: str) -> AsyncIterator[Live]:
     """`innerloop serve` with the bundled initializers, and a key as a user has it."""
     settings = {"INNERLOOP_DATABASE_URL": sqlite_url}
-    key = make_key(tmp_path, "user", "admin", settings=settings)
+    key = await make_key(tmp_path, "user", "admin", settings=settings)
     path = f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"
     with serving(tmp_path, settings=settings) as process:
         yield Live(process.url, {"PATH": path, "HOME": str(tmp_path), "INNERLOOP_KEY": key, **settings})

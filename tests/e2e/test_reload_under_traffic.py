@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class Traffic:
 @pytest.mark.timeout(300)
 async def test_no_request_fails_and_no_answer_mixes_versions(tmp_path: Path, tiny_dir: Path, sqlite_url: str) -> None:
     settings = {"INNERLOOP_DATABASE_URL": sqlite_url, "INNERLOOP_INITIALIZERS_DIR": str(tiny_dir)}
-    key = make_key(tmp_path, "user", "admin", settings=settings)
+    key = await make_key(tmp_path, "user", "admin", settings=settings)
     with serving(tmp_path, settings=settings) as service:
         await _reload_under_traffic(service.url, key, tiny_dir)
         assert service.stop() == 0, service.tail()
@@ -49,23 +50,26 @@ async def test_nor_when_other_processes_adapt_than_answer(
         "INNERLOOP_REDIS_URL": private_redis_url,
         "INNERLOOP_INITIALIZERS_DIR": str(tiny_dir),
     }
-    key = make_key(tmp_path, "user", "admin", settings=settings)
-    with serving(tmp_path, "--role", "api", settings=settings) as api, running(tmp_path, "worker", "worker", settings=settings) as worker:
+    key = await make_key(tmp_path, "user", "admin", settings=settings)
+    with running(tmp_path, "worker", "worker", settings=settings) as worker, serving(tmp_path, "--role", "api", settings=settings) as api:
         await _reload_under_traffic(api.url, key, tiny_dir)
         assert worker.stop() == 0, worker.tail()
         assert api.stop() == 0, api.tail()
 
 
 async def _reload_under_traffic(url: str, key: str, folder: Path) -> None:
-    async with AsyncInnerLoop(url, key, retries=Retries(attempts=1)) as client:  # nothing hides a failure
+    for seed in (0, 1):
+        write_tiny_initializer(folder.parent / f"seed {seed}", seed=seed)
+    admin = httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+    async with admin, AsyncInnerLoop(url, key, retries=Retries(attempts=1)) as client:  # nothing hides a failure
         traffic, expected = Traffic(), {}
         expected[1] = await _numbers_of_current(client, 1)
-        assert await _reload(url, key, folder, seed=1) == 2
+        assert await _reload(admin, folder, seed=1) == 2
         expected[0] = await _numbers_of_current(client, 2)
         assert np.abs(expected[0] - expected[1]).max() > 0.01, "the two versions must be told apart by their numbers"
         clients = _start_clients(client, await client.adapt(SUPPORT, LABELS, NAME), traffic)
         for version in range(3, N_RELOADS + 3):
-            assert await _reload(url, key, folder, seed=(version + 1) % 2) == version
+            assert await _reload(admin, folder, seed=(version + 1) % 2) == version
         traffic.is_over.set()
         await clients
     _check(traffic, expected)
@@ -87,11 +91,10 @@ async def _numbers_of_current(client: AsyncInnerLoop, version: int) -> npt.NDArr
     return answers.probabilities
 
 
-async def _reload(url: str, key: str, folder: Path, *, seed: int) -> int:
+async def _reload(admin: httpx.AsyncClient, folder: Path, *, seed: int) -> int:
     """Puts other weights into the folder and reloads; the new version."""
-    await asyncio.to_thread(write_tiny_initializer, folder, seed=seed)
-    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as http:
-        answer = await http.post(f"/v1/admin/initializers/{NAME}/reload")
+    shutil.copytree(folder.parent / f"seed {seed}" / NAME, folder / NAME, dirs_exist_ok=True)
+    answer = await admin.post(f"/v1/admin/initializers/{NAME}/reload")
     assert answer.status_code == 200, answer.text
     assert answer.json()["changed"]
     version: int = answer.json()["new_version"]

@@ -5,6 +5,7 @@ Run it when the bundled weights change; test_readme.py then compares them with a
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -27,7 +28,7 @@ def main() -> None:
     """Runs the first two curls and puts what they answer below them."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        key = make_key(folder, "user", "admin", settings={})
+        key = asyncio.run(make_key(folder, "user", "admin", settings={}))
         with serving(folder, settings={}) as process:
             for how in SHOWN:
                 _replace_answer(how, _answer_to(how, process.url, key))
