@@ -106,16 +106,12 @@ def start_service(home_dir: Path, port: int) -> Service:
     # Embedded whatever the shell has configured: the demo must not write into somebody's database.
     stores = ["--home-dir", str(home_dir), "--database-url", "", "--redis-url", ""]
     made = [*command, "keys", "create", f"demo {secrets.token_hex(3)}", "--scope", "user", "--scope", "admin", *stores[:4]]
-    making = subprocess.Popen(made, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603 (while the service starts)
+    key = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
     serve = [*command, "serve", "--host", "127.0.0.1", "--port", str(port), *stores]
     with log.open("wb") as sink:
         # A session of its own: Ctrl-C reaches the demo, which then ends the service in order.
         process = subprocess.Popen(serve, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)  # noqa: S603
-    key, fault = making.communicate()
-    if making.returncode != 0:
-        process.kill()
-        raise SystemExit(fault)
-    service = Service(process, f"http://127.0.0.1:{port}", key.strip(), log)
+    service = Service(process, f"http://127.0.0.1:{port}", key, log)
     _await_ready(service)
     return service
 
