@@ -78,7 +78,7 @@ class Ridge(SolvedHead):
         return [solve_ridge(problem.points, targets, problem.weights, penalty)]
 
     def adapt_natively(self, params: Params, support: Support) -> Adaptation | None:
-        if self.kind == "regression":
+        if self.kind == "regression" or not support.inputs.is_cpu:  # to ask another device for the figures would mean waiting for it
             return None
         head = _describe_gaussian(params) if self.kernel == "gaussian" else _describe_sphere(params)
         found = solve_natively(self.backbone, params, support, prefix=BODY, head=head)

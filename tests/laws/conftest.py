@@ -62,7 +62,12 @@ def draw_params(learner: Learner, generator: torch.Generator) -> Params:
     return {name: tensor.double() + 0.05 * torch.randn(tensor.shape, generator=generator) for name, tensor in params.items()}
 
 
+def make_world(name: str) -> World:
+    """The world of one of `SPECS`."""
+    learner, generator = build_learner(SPECS[name]), torch.Generator().manual_seed(7)
+    return World(learner, draw_params(learner, generator), generator)
+
+
 @pytest.fixture(params=sorted(SPECS))
 def world(request: pytest.FixtureRequest) -> World:
-    learner, generator = build_learner(SPECS[request.param]), torch.Generator().manual_seed(7)
-    return World(learner, draw_params(learner, generator), generator)
+    return make_world(request.param)

@@ -19,6 +19,7 @@ from models.training import train
 from tests.app.api.conftest import make_settings, run_service
 from tests.architecture.documents import ROOT
 from tests.laws import test_laws as laws
+from tests.laws import test_one_device as one_device
 from tests.laws.conftest import World
 from tests.models.small_data import write_small_omniglot
 
@@ -106,6 +107,7 @@ def test_it_keeps_the_laws() -> None:
     laws.test_a_state_shares_no_memory_with_the_learner_or_the_support_set(world, True)
     laws.test_what_the_examples_are_called_decides_the_answer(world)
     laws.test_the_same_support_gives_the_same_state_bit_for_bit(world)
+    one_device.hold(world, one_device.use)
 
 
 @pytest.mark.usefixtures("installed")
