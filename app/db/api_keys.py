@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import select, update
+from sqlalchemy import Connection, Table, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.inserts import insert_ignored
 from app.db.tables import ApiKeyRow
+
+_KEYS = cast(Table, ApiKeyRow.__table__)
+_FIND = select(*_KEYS.c).where(_KEYS.c.prefix.in_(bindparam("these", expanding=True)))
 
 
 async def insert_key(session: AsyncSession, values: dict[str, Any]) -> bool:
@@ -18,9 +21,10 @@ async def insert_key(session: AsyncSession, values: dict[str, Any]) -> bool:
     return await insert_ignored(session, ApiKeyRow, values, ["id"])
 
 
-async def find_key(session: AsyncSession, prefix: str) -> ApiKeyRow | None:
-    """The key with this prefix, revoked or not."""
-    return await session.scalar(select(ApiKeyRow).where(ApiKeyRow.prefix == prefix))
+def find_all(connection: Connection, prefixes: Sequence[str]) -> list[ApiKeyRow | None]:
+    """The key with each prefix, revoked or not. One statement."""
+    found = {row.prefix: cast(ApiKeyRow, row) for row in connection.execute(_FIND, {"these": sorted(set(prefixes))})}
+    return [found.get(prefix) for prefix in prefixes]
 
 
 async def list_keys(session: AsyncSession) -> Sequence[ApiKeyRow]:

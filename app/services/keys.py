@@ -86,8 +86,9 @@ class KeyService:
         match = _PATTERN.fullmatch(text)
         if match is None:
             raise Unauthenticated("This is not an InnerLoop API key; one looks like il_<8 hex digits>_<43 characters>.")
-        async with self._database.read() as session:
-            row = await api_keys.find_key(session, match[1])
+        # A key is forgotten while a hundred requests with it are under way: they are one read. Each by itself waited for the one before, up
+        # to 5 s with 128 clients (two cores of an AMD EPYC, 2026-11-22).
+        row = await self._database.fetch(api_keys.find_all, match[1])
         # The digest is compared also against nothing: an unknown prefix takes as long as a wrong secret.
         known = hmac.compare_digest(row.secret_sha256 if row is not None else "", digest)
         if row is None or not known or row.revoked_at is not None:

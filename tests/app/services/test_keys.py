@@ -4,10 +4,12 @@ import asyncio
 import re
 
 import pytest
+from sqlalchemy import event
 
 from app.db.session import Database
 from app.errors import NotFound, Unauthenticated
 from app.services.keys import KeyService
+from tests.app.db.test_group_commit import Busy
 
 
 @pytest.fixture
@@ -64,3 +66,13 @@ async def test_the_first_admin_key_is_made_once_by_whichever_process_is_first(da
     assert len(texts) == 1
     assert (await KeyService(database).authenticate(texts[0])).scopes == {"user", "admin"}
     assert await KeyService(database).bootstrap_admin() is None
+
+
+async def test_requests_that_come_while_their_key_is_not_remembered_share_one_read(keys: KeyService, database: Database) -> None:
+    texts, statements = [await keys.create("ann"), await keys.create("bob")], list[str]()
+    event.listen(database._reading._engine, "before_cursor_execute", lambda *told: statements.append(told[2]))
+    async with Busy(database, reads=True):
+        asked = [asyncio.create_task(keys.authenticate(text)) for text in texts * 50]
+    callers = await asyncio.gather(*asked)
+    assert [caller.key_id for caller in callers] == [key.id for key in await keys.list()] * 50
+    assert len(statements) == 1
