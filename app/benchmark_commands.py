@@ -34,6 +34,8 @@ def benchmark(
         from benchmarks import catalogue
     except ModuleNotFoundError:
         _refuse("the benchmarks are not in the installed package; run this in a checkout of the repository")
+    if out is not None and not out.parent.is_dir():
+        _refuse(f"--out: expected a file in a folder that exists, got {out}")
     try:
         catalogue.check_name(name)
         if python := catalogue.find_peer_python():

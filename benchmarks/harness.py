@@ -139,25 +139,25 @@ def run_benchmark(name: str, plan: Plan, command: str, keep: Callable[[Mapping[s
     check_name(name)
     torch.set_num_threads(plan.threads)
     run: Callable[[Plan], Findings] = importlib.import_module(f"benchmarks.{name}").run
-    begin = {"benchmark": name, "environment": describe_environment(plan.threads, plan.device, command)}
     rows = list[Row]()
+
+    def describe(findings: Findings) -> dict[str, Any]:
+        return {
+            "benchmark": name,
+            "environment": describe_environment(plan.threads, plan.device, command),
+            "settings": {"quick": plan.quick, **findings.settings},
+            "missing_peers": dict(findings.missing_peers),
+            "rows": [asdict(row) for row in findings.rows],
+        }
 
     def note(row: Row) -> None:
         rows.append(row)
         plan.report(row)
-        keep(begin | _describe(Findings(rows, {"unfinished": True}), plan))
+        keep(describe(Findings(rows, {"unfinished": True})))
 
-    report = begin | _describe(run(replace(plan, report=note)), plan)
+    report = describe(run(replace(plan, report=note)))
     keep(report)
     return report
-
-
-def _describe(findings: Findings, plan: Plan) -> dict[str, Any]:
-    return {
-        "settings": {"quick": plan.quick, **findings.settings},
-        "missing_peers": dict(findings.missing_peers),
-        "rows": [asdict(row) for row in findings.rows],
-    }
 
 
 def to_line(report: Mapping[str, Any]) -> str:

@@ -103,7 +103,14 @@ def test_the_command_ends_with_rows_of_contenders_that_agree() -> None:
         assert max(row["details"]["differences"].values()) <= 1e-4
 
 
-@pytest.mark.parametrize(("arguments", "told"), [(["nonsense"], "adapt, "), (["adapt", "--quick", "--only", "nonsense"], "2 lanes")])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nonsense"], "adapt, "),
+        (["adapt", "--quick", "--only", "nonsense"], "2 lanes"),
+        (["adapt", "--quick", "--out", "no/such/folder/adapt.json"], "a folder that exists, got no/such/folder/adapt.json"),
+    ],
+)
 def test_what_is_refused_is_told_in_one_line_with_status_1(arguments: list[str], told: str) -> None:
     outcome = subprocess.run([sys.executable, "-m", "app.cli", "benchmark", *arguments], capture_output=True, text=True)
     assert outcome.returncode == 1
