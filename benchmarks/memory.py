@@ -3,14 +3,15 @@
     innerloop benchmark memory --json
 
 The peer is what a server keeps that has a copy of the model for each tenant: all weights in float32. Beside the bytes in Redis stands
-how far the answers of a state that went there and back are from those of the weights as the inner loop left them, before any rounding.
+how far the answers of a state that went there and back are from those of the weights as the inner loop left them, before any rounding. How
+many bits a kernel takes depends on how far the inner loop moved it, so the task is one of Omniglot's wherever an initializer takes such.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,14 @@ from safetensors import safe_open
 from app.cache.connection import connect_redis
 from app.cache.keys import states_key
 from app.cache.states import RedisStateCache
-from app.domain import Array, InitializerInfo, StateKey
+from app.domain import AdaptJob, Array, InitializerInfo, StateKey
 from app.engine.torch_engine import TorchEngine
 from benchmarks.borrowed_redis import NOT_THERE, borrowed_redis
 from benchmarks.engine_tasks import K_SHOT, N_WAY, installed_engine, make_job, make_queries
+from benchmarks.few_shot import IMAGE, describe_data, draw_episodes
 from benchmarks.harness import Findings, Plan, Row, make_row
 from models.artifact import list_bundled, load_initializer_bytes
+from models.episodes import EpisodeShape
 from models.installed import install
 
 GIB = 2**30
@@ -56,7 +59,7 @@ def run(plan: Plan) -> Findings:
             for row in rows[-2:]:
                 plan.report(row)
     missing = {} if redis_url else {"redis": NOT_THERE}
-    return Findings(rows, {"n_way": N_WAY, "k_shot": K_SHOT, "n_query": N_QUERY}, missing)
+    return Findings(rows, {"n_way": N_WAY, "k_shot": K_SHOT, "n_query": N_QUERY, "data": describe_data()}, missing)
 
 
 def make_rows(folder: Path, state: StateBytes) -> list[Row]:
@@ -81,12 +84,21 @@ def count_full_bytes(folder: Path) -> int:
 async def measure_state(plan: Plan, folder: Path, redis_url: str | None) -> StateBytes:
     """Adapts one task and looks at its state wherever it is kept."""
     async with installed_engine(plan, folder) as (engine, info):
-        job = make_job(info, seed=1)
+        job, queries = make_task(info)
         before = count_device_bytes(engine)
         adapted = await engine.adapt(job)
         on_device = count_device_bytes(engine) - before
         in_redis = await store_in_redis(redis_url, job.key, adapted.state) if redis_url else None
-    return StateBytes(on_device, len(adapted.state), in_redis, compare_answers(plan, folder, info))
+    return StateBytes(on_device, len(adapted.state), in_redis, compare_answers(plan, folder, info, job, queries))
+
+
+def make_task(info: InitializerInfo) -> tuple[AdaptJob, Array]:
+    """Five classes with five examples each, or 25 points of a curve, and queries: of test classes where there are such, else of noise."""
+    job = make_job(info, seed=1)
+    if info.kind == "regression" or tuple(info.input.shape) != IMAGE:
+        return job, make_queries(info, N_QUERY)
+    batch = draw_episodes(EpisodeShape(N_WAY, K_SHOT, N_QUERY // N_WAY, tasks=1))
+    return replace(job, inputs=batch.support.inputs[0].numpy(), targets=batch.support.targets[0].numpy()), batch.query_inputs[0].numpy()
 
 
 def count_device_bytes(engine: TorchEngine) -> int:
@@ -107,15 +119,14 @@ async def store_in_redis(url: str, key: StateKey, state: bytes) -> int:
     return int(used or 0)
 
 
-def compare_answers(plan: Plan, folder: Path, info: InitializerInfo) -> float:
+def compare_answers(plan: Plan, folder: Path, info: InitializerInfo, job: AdaptJob, queries: Array) -> float:
     """The largest difference in a logit (up to its sharpness), or in a value for regression, that rounding a state to its bytes makes.
 
     Below the engine, which answers by rounded states only."""
-    card, job = json.loads((folder / "card.json").read_text()), make_job(info, seed=1)
+    card = json.loads((folder / "card.json").read_text())
     weights, device = (folder / "initializer.safetensors").read_bytes(), torch.device(plan.device)
     version = install(load_initializer_bytes(card, weights), device, card.get("confidence"))
     lane = version.adapt([job], job.steps)[0].state
-    queries = make_queries(info, N_QUERY)
     states = [version.hold(lane), version.restore(version.encode(lane))]
     read = read_logits if info.kind == "classification" else np.asarray
     exact, rounded = (read(version.predict([state], [queries], N_QUERY)[0].values) for state in states)

@@ -53,9 +53,10 @@ class NativeAnswers:
         begin, places, shared = memory.data_ptr(), arrangement.places, self._addresses
         addresses = [begin + places[name].begin if name in places else shared[name] for name in self.names]
         head, kernels = self.names[-2], self.names[: len(self.network.shapes) : 3]
-        bases = [self._bases[name] if isinstance(places.get(name), PackedPlace) else 0 for name in kernels]
+        packed = {name: place.bits for name in kernels if isinstance(place := places.get(name), PackedPlace)}
+        bases = [self._bases[name] if name in packed else 0 for name in kernels]
         n_values = places[head].shape[1] if head in places else len(self.shared[head])
-        numbers = (*addresses, n_values, begin, arrangement.n_bytes, *bases)
+        numbers = (*addresses, n_values, begin, arrangement.n_bytes, max(packed.values(), default=0), *bases)
         return Row(struct.pack(f"{len(numbers)}q", *numbers), n_values)
 
     def answer(self, residents: Sequence[Resident], queries: Sequence[Array]) -> list[AnsweredLane]:

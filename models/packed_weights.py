@@ -1,10 +1,10 @@
-"""A weight tensor of one lane (1, channels, ...) in fixed point: one float32 scale for a channel, and 12 bits for each of its numbers.
+"""A weight tensor of one lane (1, channels, ...) in fixed point: one float32 scale for a channel, and 8 or 12 bits for each of its numbers.
 
 What is stored is the difference from a `base` of the same shape, the meta-parameter: an inner loop moves weights little. Behind the scales
-lie lines of one number for each channel, in the order in which a convolution multiplies with them (`to_lines`): the upper eight bits of
-each number, then their lower four, those of the first half of the channels beside those of the second. So `models/native/packed.h`
-multiplies with a kernel where it lies, and vectors need no shuffling to read it. A scale has twelve significant bits, so its product with a
-number's steps is exact.
+lie lines of one number for each channel, in the order in which a convolution multiplies with them (`to_lines`): eight bits of each number;
+and of twelve, behind the upper eight of a line, the lower four, those of the first half of the channels beside those of the second. So
+`models/native/packed.h` multiplies with a kernel where it lies, and vectors need no shuffling to read it. A scale has twelve significant
+bits, so its product with a number's steps is exact. `models.kernel_bits` says which of the two it is.
 
 Torch is the reference and the way where `models/native` was not built; both give the same bytes and the same numbers.
 """
@@ -22,7 +22,7 @@ from models.native.library import find_packing
 
 Array = npt.NDArray[Any]
 
-BITS = 12
+BITS = (8, 12)
 MOST_SCALE = torch.finfo(torch.float32).max / 2**12
 """With a larger scale a number could be infinite."""
 
@@ -40,22 +40,32 @@ def make_base(param: Tensor) -> Tensor:
     return to_lines(param).contiguous().view(-1, param.shape[0])
 
 
-def count_packed_bytes(base: Tensor) -> int:
+def count_packed_bytes(base: Tensor, bits: int) -> int:
     """Bytes of a packed weight."""
     n_lines, channels = base.shape
-    return SCALE_BYTES * channels + n_lines * (channels + (channels + 1) // 2)
+    return SCALE_BYTES * channels + n_lines * (channels if bits == 8 else channels + (channels + 1) // 2)
 
 
-def pack(weight: Tensor, base: Tensor) -> Tensor:
-    """Float32 (1, channels, ...) on the CPU as uint8. No number moves by more than 2**-12 of its channel's largest difference.
+def measure(weight: Tensor, base: Tensor) -> Tensor:
+    """The largest difference in each channel of float32 (1, channels, ...) on the CPU: (channels,), not finite where a channel is not."""
+    lines, library = read_lines(weight, base), find_packing()
+    if library is None:
+        return (lines - base).abs().amax(0)
+    largest = torch.empty(base.shape[1])
+    library.measure_weight(lines.data_ptr(), base.data_ptr(), *base.shape, largest.data_ptr())
+    return largest
+
+
+def pack(weight: Tensor, base: Tensor, bits: int) -> Tensor:
+    """Float32 (1, channels, ...) on the CPU as uint8. No number moves by more than 2**-bits of its channel's largest difference.
 
     A channel that is not finite unpacks to such.
     """
-    lines, library = read_lines(weight, base), find_packing()
+    lines, largest, library = read_lines(weight, base), measure(weight, base), find_packing()
     if library is None:
-        return _pack(lines, base)
-    packed = torch.empty(count_packed_bytes(base), dtype=torch.uint8)
-    if library.pack_weight(lines.data_ptr(), base.data_ptr(), *base.shape, packed.data_ptr()):
+        return _pack(lines, base, largest, bits)
+    packed = torch.empty(count_packed_bytes(base, bits), dtype=torch.uint8)
+    if library.pack_weight(lines.data_ptr(), base.data_ptr(), *base.shape, largest.data_ptr(), bits, packed.data_ptr()):
         raise MemoryError("no memory for the scales of a weight")
     return packed
 
@@ -65,15 +75,15 @@ def read_lines(weight: Tensor, base: Tensor) -> Tensor:
     return to_lines(weight[0]).reshape(base.shape).contiguous()
 
 
-def unpack(packed: Array, base: Tensor, weight: Tensor) -> None:
+def unpack(packed: Array, base: Tensor, bits: int, weight: Tensor) -> None:
     """Writes `weight` (1, channels, ...), as many numbers as `base` has, from uint8."""
     lines = to_lines(weight[0])
     room = lines if lines.is_contiguous() else torch.empty(lines.shape)
     library = find_packing()
     if library is None:
-        room.copy_(_unpack(torch.from_numpy(packed.copy()), base).view(lines.shape))
+        room.copy_(_unpack(torch.from_numpy(packed.copy()), base, bits).view(lines.shape))
     else:
-        library.unpack_weight(packed.ctypes.data, base.data_ptr(), *base.shape, room.data_ptr())
+        library.unpack_weight(packed.ctypes.data, base.data_ptr(), *base.shape, bits, room.data_ptr())
     if room is not lines:
         lines.copy_(room)
 
@@ -90,14 +100,18 @@ def find_scale(largest: Tensor, bits: int) -> Tensor:
     return scale.masked_fill_(scale.isnan(), torch.nan)  # always the same one of many
 
 
-def _pack(lines: Tensor, base: Tensor) -> Tensor:
-    moved = lines - base
-    scale = _shorten(find_scale(moved.abs().amax(0), BITS))
-    steps = moved.div_(scale).nan_to_num_(nan=0.0).round_().to(torch.int16)
+def _pack(lines: Tensor, base: Tensor, largest: Tensor, bits: int) -> Tensor:
+    scale = _shorten(find_scale(largest, bits))
+    steps = (lines - base).div_(scale).nan_to_num_(nan=0.0).round_().to(torch.int16)
+    return torch.cat([scale.view(torch.uint8), (steps.to(torch.uint8) if bits == 8 else _join(steps)).flatten()])
+
+
+def _join(steps: Tensor) -> Tensor:
+    """Lines of twelve bits a number: upper bits, and pairs of lower ones."""
     lower = steps.to(torch.uint8).bitwise_and_(15)
     half = (lower.shape[1] + 1) // 2
     lower[:, : lower.shape[1] - half] |= lower[:, half:] << 4
-    return torch.cat([scale.view(torch.uint8), torch.cat([(steps >> 4).to(torch.uint8), lower[:, :half]], dim=1).flatten()])
+    return torch.cat([(steps >> 4).to(torch.uint8), lower[:, :half]], dim=1)
 
 
 def _shorten(scale: Tensor) -> Tensor:
@@ -105,9 +119,11 @@ def _shorten(scale: Tensor) -> Tensor:
     return (scale.view(torch.int32) + 0xFFF).bitwise_and_(~0xFFF).view(torch.float32)
 
 
-def _unpack(packed: Tensor, base: Tensor) -> Tensor:
+def _unpack(packed: Tensor, base: Tensor, bits: int) -> Tensor:
     channels = base.shape[1]
     scale, lines = packed[: SCALE_BYTES * channels].view(torch.float32), packed[SCALE_BYTES * channels :].view(len(base), -1)
-    upper, pairs = lines[:, :channels].view(torch.int8), lines[:, channels:]
-    lower = torch.cat([pairs & 15, pairs >> 4], dim=1)[:, :channels]
-    return upper.to(torch.float32).mul_(16).add_(lower).mul_(scale).add_(base)
+    steps = lines[:, :channels].view(torch.int8).to(torch.float32)
+    if bits != 8:
+        pairs = lines[:, channels:]
+        steps.mul_(16).add_(torch.cat([pairs & 15, pairs >> 4], dim=1)[:, :channels])
+    return steps.mul_(scale).add_(base)

@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 COLUMN_AXES = 3
 """The axes that a `Block` of `packing.c` counts along after the lane and the row."""
 
-BLOCK_NUMBERS, WEIGHT_NUMBERS, GROUP_NUMBERS = 9, 5, 5
+BLOCK_NUMBERS, WEIGHT_NUMBERS, GROUP_NUMBERS = 9, 7, 5
 """How many integers a `Block` is, a `Weight`, and a `Group`."""
 
 _NO_MEMORY = "no memory for a few rows of a state"
@@ -45,6 +45,19 @@ def pack(library: ctypes.PyDLL, tensors: Sequence[Tensor], base: Tensor, packed:
     _call(library.pack, blocks, len(tensors), base, packed.data_ptr())
 
 
+def measure(library: ctypes.CDLL, weights: Sequence[tuple[Tensor, Tensor]]) -> Array:
+    """What `models.packed_weights.measure` finds, of (lines, base) of many weights one after the other: (channels of all,) float32."""
+    channels = [base.shape[1] for _, base in weights]
+    largest = np.empty(sum(channels), dtype=np.float32)
+    begins = np.cumsum([0, *channels])[:-1] * largest.itemsize + largest.ctypes.data
+    told = [
+        (lines.data_ptr(), base.data_ptr(), *base.shape, begin, 0, 0) for (lines, base), begin in zip(weights, begins.tolist(), strict=True)
+    ]
+    described = np.array(told, dtype=np.int64)
+    library.measure_all(described.ctypes.data, len(told))
+    return largest
+
+
 class Writing:
     """States that are about to be packed, all in one call. It holds what they are packed from until then."""
 
@@ -54,10 +67,11 @@ class Writing:
         self._groups: list[tuple[int, int, int, int, int]] = []
         self._held: list[Tensor] = []
 
-    def add_weight(self, lines: Tensor, base: Tensor, packed: int) -> None:
-        """`lines` (n, channels) without gaps, to be packed at the address `packed` as `models.packed_weights.pack` does."""
+    def add_weight(self, lines: Tensor, base: Tensor, largest: int, bits: int, packed: int) -> None:
+        """`lines` (n, channels) without gaps, to be packed at the address `packed` as `models.packed_weights.pack` does. largest: the
+        address of what `measure` found."""
         self._held.append(lines)
-        self._weights += lines.data_ptr(), base.data_ptr(), *base.shape, packed
+        self._weights += lines.data_ptr(), base.data_ptr(), *base.shape, largest, bits, packed
 
     def add_group(self, tensors: Sequence[Tensor], base: Tensor, packed: int) -> None:
         """Tensors to be packed as one, as `models.packing.pack` does."""

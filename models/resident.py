@@ -44,18 +44,20 @@ class Place:
 
 @dataclass(frozen=True)
 class PackedPlace(Place):
-    """Where a weight lies as `models.packed_weights` packs it: no tensor, but what the C multiplies with. base: what it differs from."""
+    """Where a weight lies as `models.packed_weights` packs it: no tensor, but what the C multiplies with. base: what it differs from,
+    in so many bits a number."""
 
     base: Tensor
+    bits: int
 
     @property
     def n_bytes(self) -> int:
-        return packed_weights.count_packed_bytes(self.base)
+        return packed_weights.count_packed_bytes(self.base, self.bits)
 
     def view(self, memory: Tensor) -> Tensor:
         """The tensor, made anew."""
         weight = torch.empty_strided(self.shape, self.stride, dtype=self.dtype)
-        packed_weights.unpack(memory[self.begin : self.end].numpy(), self.base, weight)
+        packed_weights.unpack(memory[self.begin : self.end].numpy(), self.base, self.bits, weight)
         return weight
 
 
@@ -98,14 +100,14 @@ class Resident:
         return {name: place.view(self.memory) for name, place in self.arrangement.places.items()}
 
 
-def arrange(tensors: Mapping[str, Tensor], packed: Mapping[str, Tensor] = MappingProxyType({})) -> Arrangement:
+def arrange(tensors: Mapping[str, Tensor], packed: Mapping[str, Tensor] = MappingProxyType({}), bits: int = 0) -> Arrangement:
     """Tensors of such types and shapes one behind the other, each in its own order of memory and from the beginning of a line on.
 
-    packed: the bases of those that stay packed.
+    packed: the bases of those that stay packed, in so many bits a number.
     """
     places, begin = dict[str, Place](), 0
     for name, tensor in tensors.items():
         where = (begin, tuple(tensor.shape), torch.empty_like(tensor, device="meta").stride(), tensor.dtype)
-        places[name] = PackedPlace(*where, packed[name]) if name in packed else Place(*where)
+        places[name] = PackedPlace(*where, packed[name], bits) if name in packed else Place(*where)
         begin = -(-places[name].end // LINE_BYTES) * LINE_BYTES
     return Arrangement(places, round_up(begin))

@@ -6,14 +6,14 @@ state's tensors:
 | tensor                                                       | stored                                                             |
 |--------------------------------------------------------------|--------------------------------------------------------------------|
 | float32, a meta-parameter has its name and shape             | as the difference from that: the inner loop moves it little        |
-| such a one of two or more axes and `MANY` numbers            | in 12 bits a number, each by itself (`models.packed_weights`)      |
+| such a one of two or more axes and `MANY` numbers            | in 8 or 12 bits a number, each by itself (`models.packed_weights`) |
 | every other float32                                          | in 20 bits a number, all together as `fine` (`models.packing`)     |
 | `class.mask`, `example.mask`                                 | not: a lane alone has no padding, so counts say it all             |
 | of another type                                              | as it is, in the order of their names                              |
 
 Numbers that share a scale are those of one place of the first axis after the lanes, so that a class is rounded alike at every place. The
-widths are measured: classifiers need 18 bits for logits within a thousandth, float16 is ten times too coarse for them; kernels between
-normalisations would do with 10 bits, those of a small regression need 12.
+widths are measured: classifiers need 18 bits for logits within a thousandth, float16 is ten times too coarse for them. How many bits
+kernels need depends on how far they moved, so each state has its own (`models.kernel_bits`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ from torch import Tensor
 
 from models import packed_weights, packing_native
 from models.errors import IncompatibleState
+from models.kernel_bits import choose_bits, weigh_channels
 from models.native.library import find_packing, find_packing_of_many
 from models.packing import Room, pack, unpack
 from models.packing_native import Moves, bring_back, plan_moves
@@ -42,12 +43,13 @@ from models.resident import Arrangement, Resident, arrange
 from models.slab import Slab
 from models.support import MASKS, Params, State, is_finite, padded_axes
 
-VERSION = 4
-"""1 was every tensor as it is, 2 had these numbers in safetensors, 3 packed all numbers of 12 bits as one. A state of another version is
-refused, and the service makes it anew."""
+VERSION = 5
+"""1 was every tensor as it is, 2 had these numbers in safetensors, 3 packed all numbers of 12 bits as one, 4 had 12 bits for all kernels.
+A state of another version is refused, and the service makes it anew."""
 
-HEAD, CHECK = struct.Struct("<8sHHI"), struct.Struct("<I")
-"""Digest of the meta-parameters, version, number of classes, number of examples; and a checksum of these, for sizes are read off them."""
+HEAD, CHECK = struct.Struct("<8sBBHI"), struct.Struct("<I")
+"""Digest of the meta-parameters, version, bits of a kernel's number, number of classes, number of examples; and a checksum of these, for
+sizes are read off them."""
 
 HEAD_BYTES = HEAD.size + CHECK.size
 
@@ -55,15 +57,21 @@ MANY = 1024
 """Smaller tensors (biases, scales, a first convolution) move furthest and matter most, and cost little."""
 
 Array = npt.NDArray[Any]
-Counts = tuple[int, int]
-"""Classes and examples of a state, as MASKS has them."""
+
+
+class Extent(NamedTuple):
+    """What sizes follow from: bits of a kernel's number, and as MASKS has them, classes and examples."""
+
+    bits: int
+    n_way: int
+    n_support: int
 
 
 @dataclass(frozen=True)
 class StateFormat:
     """How states of one learner with one set of meta-parameters are written.
 
-    template: any such state. digest: of the meta-parameters. coarse: what each tensor of 12 bits differs from, as `packed_weights` has it.
+    template: any such state. digest: of the meta-parameters. coarse: what each kernel differs from, as `packed_weights` has it.
     fine: those of 20 bits; the first of them differ from `base`, one vector. plain: those that are stored as they are.
     keeps: of `coarse` those that stay packed when a state is brought back, to what answers by them so. slab: the memory for states.
     """
@@ -79,50 +87,56 @@ class StateFormat:
 
     def encode(self, state: State) -> bytes:
         """One lane's state on the host as bytes, the same for the same state. They decode to numbers near by, not to the same."""
-        packed = [packed_weights.pack(state[name], base) for name, base in self.coarse.items()]
+        largest = [packed_weights.measure(state[name], base) for name, base in self.coarse.items()]
+        [bits] = choose_bits(torch.cat([torch.empty(0), *largest]).unsqueeze(0).numpy(), self._weighed)
+        packed = [packed_weights.pack(state[name], base, bits) for name, base in self.coarse.items()]
         if self.fine:
             packed.append(pack([state[name] for name in self.fine], self.base))
         plain = [state[name].contiguous().view(torch.uint8) for name in self.plain]
-        return make_head(self.digest, *self._count(state)) + b"".join(tensor.numpy().tobytes() for tensor in (*packed, *plain))
+        head = make_head(self.digest, self._measure(state, bits))
+        return head + b"".join(tensor.numpy().tobytes() for tensor in (*packed, *plain))
 
     def encode_all(self, states: Sequence[State]) -> list[bytes]:
-        """Each lane's state as `encode` writes it, in one call that leaves the interpreter to others while it packs."""
-        library, lanes = find_packing_of_many(), [[state[name] for name in self.fine] for state in states]
-        if library is None or not all(map(packing_native.is_native, lanes)):
+        """Each lane's state as `encode` writes it, in two calls that leave the interpreter to others while they measure and pack."""
+        library = find_packing_of_many()
+        if library is None or not all(packing_native.is_native([state[name] for name in self.fine]) for state in states):
             return [self.encode(state) for state in states]
-        writing = packing_native.Writing()
-        written = [self._begin(writing, state, fine) for state, fine in zip(states, lanes, strict=True)]
+        lines = [[packed_weights.read_lines(state[name], base) for name, base in self.coarse.items()] for state in states]
+        pairs = [pair for each in lines for pair in zip(each, self.coarse.values(), strict=True)]
+        largest = packing_native.measure(library, pairs).reshape(len(states), len(self._weighed))
+        writing, bits = packing_native.Writing(), choose_bits(largest, self._weighed)
+        written = [self._begin(writing, *each) for each in zip(states, lines, largest, bits, strict=True)]
         writing.run(library)
         return written
 
-    def _begin(self, writing: packing_native.Writing, state: State, fine: Sequence[Tensor]) -> bytes:
-        """A state's bytes, in which all but what is packed is written."""
-        counts = self._count(state)
-        layout, head = self._layouts(counts), make_head(self.digest, *counts)
+    def _begin(self, writing: packing_native.Writing, state: State, lines: Sequence[Tensor], largest: Array, bits: int) -> bytes:
+        """A state's bytes, in which all but what is packed is written. lines: of its kernels; largest: what `measure` found of them."""
+        extent = self._measure(state, bits)
+        layout, head, measured = self._layouts(extent), make_head(self.digest, extent), largest.ctypes.data
         written, address = packing_native.make_bytes(layout.n_bytes)
         ctypes.memmove(address, head, len(head))
         for name in self.plain:
             ctypes.memmove(address + layout.parts[name][1], state[name].contiguous().data_ptr(), layout.parts[name][0])
-        for name, base in self.coarse.items():
-            writing.add_weight(packed_weights.read_lines(state[name], base), base, address + layout.parts[name][1])
-        if fine:
-            writing.add_group(fine, self.base, address + layout.parts["fine"][1])
+        for (name, base), mine in zip(self.coarse.items(), lines, strict=True):
+            writing.add_weight(mine, base, measured, bits, address + layout.parts[name][1])
+            measured += largest.itemsize * base.shape[1]
+        if self.fine:
+            writing.add_group([state[name] for name in self.fine], self.base, address + layout.parts["fine"][1])
         return written
 
-    def _count(self, state: State) -> Counts:
-        """How many classes and examples it has."""
+    def _measure(self, state: State, bits: int) -> Extent:
         n_way, n_support = (state[mask].shape[1] if mask in state else 0 for mask in MASKS)
-        return n_way, n_support
+        return Extent(bits, n_way, n_support)
 
     def decode(self, encoded: bytes) -> Resident:
         """One lane's state on the CPU, the same for the same bytes. Raises IncompatibleState when they are not of this format.
 
         By numpy, and the numbers by C: torch would give the interpreter away for each tensor, see decision 20.
         """
-        classes, examples = self._read_head(encoded)
-        layout = self._layouts((classes, examples))
+        extent = self._read_head(encoded)
+        layout = self._layouts(extent)
         if len(encoded) != layout.n_bytes:
-            of = f"of {classes} classes and {examples} examples"
+            of = f"of {extent.n_way} classes and {extent.n_support} examples"
             raise IncompatibleState(f"the state is {len(encoded)} bytes, expected {layout.n_bytes} {of}")
         resident = Resident(self.slab.take(layout.arrangement.n_bytes), layout.arrangement)
         library = find_packing()
@@ -139,20 +153,22 @@ class StateFormat:
             tensor.copy_(state[name])
         return resident
 
-    def _read_head(self, encoded: bytes) -> Counts:
-        """How many classes and examples the state has."""
+    def _read_head(self, encoded: bytes) -> Extent:
         if len(encoded) < HEAD_BYTES:
             raise IncompatibleState(f"the state is {len(encoded)} bytes, expected a head of {HEAD_BYTES} and more")
-        digest, version, *counts = HEAD.unpack_from(encoded)
+        digest, version, *sizes = HEAD.unpack_from(encoded)
+        extent = Extent(*sizes)
         if CHECK.unpack_from(encoded, HEAD.size) != (zlib.crc32(encoded[: HEAD.size]),):
             raise IncompatibleState(f"the state has no head of format {VERSION}, or it is spoilt: its checksum is not that of its bytes")
         if (version, digest) != (VERSION, self.digest):
             what = f"format {version} from meta-parameters {digest.hex()}"
             raise IncompatibleState(f"the state is of {what}, expected format {VERSION} from {self.digest.hex()}")
-        for mask, count in zip(MASKS, counts, strict=True):
+        if extent.bits not in packed_weights.BITS:
+            raise IncompatibleState(f"the state has {extent.bits} bits for a kernel's number, expected one of {packed_weights.BITS}")
+        for mask, count in zip(MASKS, extent[1:], strict=True):
             if bool(count) != (mask in self.template):
                 raise IncompatibleState(f"the state has {count} rows under `{mask}`, expected {'none' if count else 'one or more'}")
-        return counts[0], counts[1]
+        return extent
 
     def _move(self, resident: Resident, layout: _Layout, encoded: bytes) -> None:
         """What `bring_back` does, tensor by tensor: where there is no C, and to say what is wrong. Raises IncompatibleState."""
@@ -170,7 +186,7 @@ class StateFormat:
         places = resident.arrangement.places
         for name, base in self.coarse.items():
             if name not in self.keeps:
-                packed_weights.unpack(layout.find(encoded, name), base, places[name].view(resident.memory))
+                packed_weights.unpack(layout.find(encoded, name), base, layout.bits, places[name].view(resident.memory))
         if self.fine:
             _check_finite("fine", unpack(layout.find(encoded, "fine"), self.base, resident.memory, layout.fine))
         for name in self.plain:
@@ -183,20 +199,24 @@ class StateFormat:
         return sorted(self.template, key=lambda name: (name in self.coarse, name))
 
     @cached_property
-    def _layouts(self) -> Callable[[Counts], _Layout]:
+    def _weighed(self) -> Array:
+        return weigh_channels(self.coarse.values())
+
+    @cached_property
+    def _layouts(self) -> Callable[[Extent], _Layout]:
         return lru_cache(maxsize=256)(self._lay_out)
 
-    def _lay_out(self, counts: Counts) -> _Layout:
-        of_mask = dict(zip(MASKS, counts, strict=True))
+    def _lay_out(self, extent: Extent) -> _Layout:
+        of_mask = dict(zip(MASKS, extent[1:], strict=True))
         tensors = {name: _resize(name, self.template[name], of_mask) for name in self._order}
-        arrangement = arrange(tensors, {name: self.coarse[name] for name in self.keeps})
+        arrangement = arrange(tensors, {name: self.coarse[name] for name in self.keeps}, extent.bits)
         fine = Room(tuple(arrangement.places[name] for name in self.fine))
-        sizes = {name: packed_weights.count_packed_bytes(base) for name, base in self.coarse.items()}
+        sizes = {name: packed_weights.count_packed_bytes(base, extent.bits) for name, base in self.coarse.items()}
         sizes |= {"fine": fine.packed_bytes} if self.fine else {}
         sizes |= {name: arrangement.places[name].n_bytes for name in self.plain}
         ends = list(accumulate(sizes.values(), initial=HEAD_BYTES))
         parts = dict(zip(sizes, zip(sizes.values(), ends, strict=False), strict=True))
-        return _Layout(arrangement, fine, parts, ends[-1], self._plan_moves(arrangement, parts))
+        return _Layout(arrangement, fine, parts, ends[-1], self._plan_moves(arrangement, parts), extent.bits)
 
     def _plan_moves(self, arrangement: Arrangement, parts: Mapping[str, tuple[int, int]]) -> Moves:
         places = arrangement.places
@@ -208,14 +228,15 @@ class StateFormat:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where states of so many classes and examples lie. parts: of the `n_bytes` that are written, how many are each tensor's, or all `fine`
-    ones', and where these begin. moves: those that need no unpacking."""
+    """Where states of one extent lie. parts: of the `n_bytes` that are written, how many are each tensor's, or all `fine` ones', and where
+    these begin. moves: those that need no unpacking."""
 
     arrangement: Arrangement
     fine: Room
     parts: Mapping[str, tuple[int, int]]
     n_bytes: int
     moves: Moves
+    bits: int
 
     def find(self, encoded: bytes, name: str) -> Array:
         """A part of what was written."""
@@ -229,9 +250,9 @@ def _resize(name: str, model: Tensor, counts: Mapping[str, int]) -> Tensor:
     return torch.empty(shape, dtype=model.dtype, device="meta") if padded else model
 
 
-def make_head(digest: bytes, n_way: int, n_support: int, version: int = VERSION) -> bytes:
+def make_head(digest: bytes, extent: Extent, version: int = VERSION) -> bytes:
     """What a state begins with."""
-    written = HEAD.pack(digest, version, n_way, n_support)
+    written = HEAD.pack(digest, version, *extent)
     return written + CHECK.pack(zlib.crc32(written))
 
 

@@ -26,8 +26,8 @@ typedef struct {
 } Asked;
 
 /* rows: for each lane the addresses of its network's parameters, of the centre of its features (d), if these have one, and of the rows (n, d)
- * and offsets (n) of its head; n; its state's memory and how many bytes it has; and for each block what its kernel differs from, where that is
- * packed, else NULL. */
+ * and offsets (n) of its head; n; its state's memory and how many bytes it has; how many bits a number of its packed kernels has; and for each
+ * block what its kernel differs from, where that is packed, else NULL. */
 typedef struct {
     Layout part;
     const Reading *reading;
@@ -37,9 +37,11 @@ typedef struct {
     int parts_per_lane, lanes, threads;
 } Questions;
 
-static const REAL *const *row_of(const Questions *q, int lane) { return q->rows + (ptrdiff_t)lane * (4 * q->part.n_blocks + 6); }
+static const REAL *const *row_of(const Questions *q, int lane) { return q->rows + (ptrdiff_t)lane * (4 * q->part.n_blocks + 7); }
 static const REAL *const *head_of(const Questions *q, const REAL *const *row) { return row + 3 * q->part.n_blocks; }
-static const REAL *const *bases_of(const Questions *q, const REAL *const *row) { return head_of(q, row) + 6; }
+static Packing packing_of(const Questions *q, const REAL *const *row) {
+    return (Packing){head_of(q, row) + 7, (int)(intptr_t)head_of(q, row)[6]};
+}
 
 /* The product of two rows, or the squared distance between them. */
 INLINE REAL compare(const REAL *a, const REAL *b, ptrdiff_t depth, const int nearest) {
@@ -149,9 +151,10 @@ static void answer_item(const void *job, int item, void *scratch) {
     const REAL *const *row = row_of(q, lane), *const *head = head_of(q, row);
     const ptrdiff_t depth = out_size(last_block(&q->part)), n = (intptr_t)head[3];
     REAL *trace = scratch, *features = trace + q->part.size;
+    const Packing packing = packing_of(q, row);
     Ahead ahead = look_ahead(q, item);
     place_images(&q->part, asked->queries + first * image_size(&q->part.blocks[0]), trace, 0, count);
-    run_blocks(&q->part, row, bases_of(q, row), trace, 0, count, (ptrdiff_t *)(features + q->part.n * depth), &ahead, NULL);
+    run_blocks(&q->part, row, &packing, trace, 0, count, (ptrdiff_t *)(features + q->part.n * depth), &ahead, NULL);
     read_features(&q->part, trace + q->part.out, features, 0, count);
     for (int e = 0; e < count; e++)
         answer_query(q->reading, head, features + e * depth, depth, q->values + asked->first_value + (first + e) * n,

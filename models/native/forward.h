@@ -101,9 +101,8 @@ static int choose_portion(const Block *b) {
     return fit < 1 ? 1 : (int)fit;
 }
 
-/* The sums of examples [first, next) of a block: by a kernel that is packed where there is a `base`, by squares where the caller has room for
- * these. */
-static void convolve(const Layout *l, const REAL *kernel, const REAL *base, REAL *trace, int b, int first, int next, const ptrdiff_t *begins,
+/* The sums of examples [first, next) of a block: by squares where the caller has room for these. */
+static void convolve(const Layout *l, const Kernel *kernel, REAL *trace, int b, int first, int next, const ptrdiff_t *begins,
                      const ptrdiff_t *ends, Ahead *ahead, const Room *room) {
     const Block *block = &l->blocks[b];
     const int squares = count_squares(block), count = (next - first) * block->height * block->width;
@@ -113,18 +112,25 @@ static void convolve(const Layout *l, const REAL *kernel, const REAL *base, REAL
         return;
     }
     Tap taps[3];
-    const int n_taps = window_taps(block, input + first * input_size(block), base ? base : kernel, taps);
+    const int n_taps = window_taps(block, input + first * input_size(block), kernel->base ? kernel->base : kernel->at, taps);
     sums += first * sums_size(block);
-    if (base) multiply_packed(taps, n_taps, 3 * block->c_in, block->c_out, kernel, base, begins, sums, ends, count, ahead);
+    if (kernel->base) multiply_packed(taps, n_taps, 3 * block->c_in, block->c_out, kernel, begins, sums, ends, count, ahead);
     else multiply(taps, n_taps, 3 * block->c_in, block->c_out, begins, sums, ends, count, ahead);
 }
 
-/* Blocks of examples [first, next) of a lane. bases: of each block whose kernel is packed what it differs from, or NULL for none; places: room
- * for two numbers a place of the largest block; ahead: what to fetch meanwhile; room: that for squares, or NULL for the direct way. */
-static void run_blocks(const Layout *l, const REAL *const *params, const REAL *const *bases, REAL *trace, int first, int next, ptrdiff_t *places,
+/* What packed kernels of a lane differ from, NULL for each that is not packed; and how many bits their numbers have. */
+typedef struct {
+    const REAL *const *bases;
+    int bits;
+} Packing;
+
+/* Blocks of examples [first, next) of a lane. packing: NULL where no kernel is packed; places: room for two numbers a place of the largest block;
+ * ahead: what to fetch meanwhile; room: that for squares, or NULL for the direct way. */
+static void run_blocks(const Layout *l, const REAL *const *params, const Packing *packing, REAL *trace, int first, int next, ptrdiff_t *places,
                        Ahead *ahead, const Room *room) {
     for (int b = 0; b < l->n_blocks; b++) {
         const Block *block = &l->blocks[b];
+        const Kernel kernel = {KERNEL(params, b), packing ? packing->bases[b] : NULL, packing ? packing->bits : 0};
         const int many = next - first < choose_portion(block) ? next - first : choose_portion(block);
         ptrdiff_t *ends = places + (ptrdiff_t)many * block->height * block->width;
         if (room && goes_by_squares(l, b))
@@ -133,7 +139,7 @@ static void run_blocks(const Layout *l, const REAL *const *params, const REAL *c
             window_places(block, many, places, ends);
         for (int e = first; e < next; e += many) {
             const int until = next - e < many ? next : e + many;
-            convolve(l, KERNEL(params, b), bases ? bases[b] : NULL, trace, b, e, until, places, ends, ahead, room);
+            convolve(l, &kernel, trace, b, e, until, places, ends, ahead, room);
             normalise_and_activate(l, params, trace, b, e, until);
         }
     }

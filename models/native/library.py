@@ -24,10 +24,12 @@ _CONV4 = {
 }
 _PACKING = {
     **{name: [_POINTER, _INT, _POINTER, _LONG, _POINTER] for name in ("pack", "unpack")},
-    **{name: [_POINTER, _POINTER, _LONG, _LONG, _POINTER] for name in ("pack_weight", "unpack_weight")},
+    "measure_weight": [_POINTER, _POINTER, _LONG, _LONG, _POINTER],
+    "pack_weight": [_POINTER, _POINTER, _LONG, _LONG, _POINTER, _INT, _POINTER],
+    "unpack_weight": [_POINTER, _POINTER, _LONG, _LONG, _INT, _POINTER],
     "bring_back": [_POINTER, _POINTER, *(_POINTER, _INT) * 3],
 }
-_PACKING_ALL = {"pack_all": [_POINTER, _INT, _POINTER, _INT]}
+_PACKING_ALL = {"measure_all": [_POINTER, _INT], "pack_all": [_POINTER, _INT, _POINTER, _INT]}
 MOST_CHANNELS = 512
 """`MAX_CHANNELS` of network.h: what the C has room for."""
 _RANK = {"DEFAULT": 0, "AVX2": 1, "AVX512": 2}

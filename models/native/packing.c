@@ -1,7 +1,7 @@
 /* Numbers in fixed point, read and written where they lie: what `models/packing.py` and `models/packed_weights.py` do with torch, to the last bit.
  *
  * A group is blocks of rows in 20 bits, packed as one: `scales`, then `upper` (int16), then `pairs` of lower four bits, those of the first half
- * of all numbers beside those of the second. A weight is lines in 12 bits, see packed.h.
+ * of all numbers beside those of the second. A weight is lines in 8 or 12 bits, see packed.h.
  *
  * Compiled with -ffp-contract=off: a product that is not rounded before its sum would be another number than torch's.
  */
@@ -28,10 +28,13 @@ typedef struct {
     int64_t n_rows, row, size[3], stride[3];
 } Block;
 
-/* A weight to pack: `lines` (n_lines, channels), which differ from `base`. */
+/* A weight to pack: `lines` (n_lines, channels), which differ from `base`; the largest difference of each channel, which is found first; and how many
+ * bits a number gets. */
 typedef struct {
     const float *lines, *base;
     int64_t n_lines, channels;
+    float *largest;
+    int64_t bits;
     uint8_t *packed;
 } Weight;
 
@@ -207,8 +210,9 @@ static float shorten(float scale) {
     return scale;
 }
 
-/* The scale of each channel of `lines`, from the largest difference. */
-static void find_scales(const float *lines, const float *base, int64_t n_lines, int64_t channels, int32_t *largest, float *scales) {
+/* The largest difference of each channel of `lines` (n_lines, channels), its sign left out; NaN where any is. */
+EXPORT int measure_weight(const float *lines, const float *base, int64_t n_lines, int64_t channels, float *largest) {
+    float_bits *most = (float_bits *)largest;
     memset(largest, 0, channels * sizeof *largest);
     for (int64_t line = 0; line < n_lines; line++, lines += channels, base += channels)
         for (int64_t c = 0; c < channels; c++) {
@@ -216,41 +220,61 @@ static void find_scales(const float *lines, const float *base, int64_t n_lines, 
             int32_t bits;
             memcpy(&bits, &moved, sizeof bits);
             bits &= WITHOUT_SIGN;
-            largest[c] = bits > largest[c] ? bits : largest[c];
+            most[c] = bits > most[c] ? bits : most[c];
         }
-    for (int64_t c = 0; c < channels; c++) scales[c] = shorten(find_step(12, largest[c]));
+    return 0;
 }
 
-/* `packed` from `lines` (n_lines, channels), which differ from `base`. 0, or -1 without memory. */
-EXPORT int pack_weight(const float *lines, const float *base, int64_t n_lines, int64_t channels, uint8_t *packed) {
+/* One line of `whole` numbers. */
+static void write_line(const int bits, const int32_t *whole, int64_t channels, uint8_t *line) {
+    const int64_t half = (channels + 1) / 2;
+    for (int64_t c = 0; c < channels; c++) line[c] = (uint8_t)(bits == 8 ? whole[c] : whole[c] >> 4);
+    if (bits == 8) return;
+    uint8_t *pairs = line + channels;
+    for (int64_t c = 0; c < half; c++) pairs[c] = whole[c] & 15;
+    for (int64_t c = half; c < channels; c++) pairs[c - half] |= (uint8_t)(whole[c] << 4);
+}
+
+/* `packed` from a weight whose largest differences are there. 0, or -1 without memory. */
+static int pack_one(const Weight *w) {
+    const int64_t channels = w->channels;
+    const int bits = (int)w->bits;
     int32_t *whole = malloc(channels * (sizeof(int32_t) + sizeof(float)));
     float *scales = (float *)(whole + channels);
     if (!whole) return -1;
-    find_scales(lines, base, n_lines, channels, whole, scales);
-    memcpy(packed, scales, channels * sizeof *scales);
-    packed += channels * sizeof *scales;
-    const int64_t half = (channels + 1) / 2;
-    for (int64_t line = 0; line < n_lines; line++, lines += channels, base += channels, packed += channels + half) {
-        uint8_t *pairs = packed + channels;
-        for (int64_t c = 0; c < channels; c++) whole[c] = count_steps(lines[c] - base[c], scales[c]);
-        for (int64_t c = 0; c < channels; c++) packed[c] = (uint8_t)(whole[c] >> 4);
-        for (int64_t c = 0; c < half; c++) pairs[c] = whole[c] & 15;
-        for (int64_t c = half; c < channels; c++) pairs[c - half] |= (uint8_t)(whole[c] << 4);
+    for (int64_t c = 0; c < channels; c++) scales[c] = shorten(find_step(bits, ((const float_bits *)w->largest)[c]));
+    memcpy(w->packed, scales, channels * sizeof *scales);
+    uint8_t *line = w->packed + channels * sizeof *scales;
+    for (int64_t i = 0; i < w->n_lines; i++, line += line_bytes(bits, (int)channels)) {
+        const float *from = w->lines + i * channels, *base = w->base + i * channels;
+        for (int64_t c = 0; c < channels; c++) whole[c] = count_steps(from[c] - base[c], scales[c]);
+        write_line(bits, whole, channels, line);
     }
     free(whole);
     return 0;
 }
 
+/* `packed` from `lines` (n_lines, channels), which differ from `base` by `largest` at most. 0, or -1 without memory. */
+EXPORT int pack_weight(const float *lines, const float *base, int64_t n_lines, int64_t channels, float *largest, int bits, uint8_t *packed) {
+    return pack_one(&(Weight){lines, base, n_lines, channels, largest, bits, packed});
+}
+
 /* `lines` (n_lines, channels) from `packed`. */
-EXPORT int unpack_weight(const uint8_t *packed, const float *base, int64_t n_lines, int64_t channels, float *lines) {
-    unpack_lines(packed, (int)channels, 0, (int)n_lines, base, lines);
+EXPORT int unpack_weight(const uint8_t *packed, const float *base, int64_t n_lines, int64_t channels, int bits, float *lines) {
+    unpack_lines(&(Kernel){packed, base, bits}, (int)channels, 0, (int)n_lines, lines);
+    return 0;
+}
+
+/* The largest differences of all of them. */
+EXPORT int measure_all(const Weight *weights, int n_weights) {
+    for (const Weight *w = weights; w < weights + n_weights; w++) measure_weight(w->lines, w->base, w->n_lines, w->channels, w->largest);
     return 0;
 }
 
 /* All of them, of many states. 0, or -1 without memory. */
 EXPORT int pack_all(const Weight *weights, int n_weights, const Group *groups, int n_groups) {
     int failed = 0;
-    for (const Weight *w = weights; w < weights + n_weights; w++) failed |= pack_weight(w->lines, w->base, w->n_lines, w->channels, w->packed);
+    for (const Weight *w = weights; w < weights + n_weights; w++) failed |= pack_one(w);
     for (const Group *g = groups; g < groups + n_groups; g++) failed |= pack(g->blocks, (int)g->n_blocks, g->base, g->n_base, g->packed);
     return failed;
 }

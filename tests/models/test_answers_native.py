@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models import state_format
 from models.answers import AnsweredLane
 from models.answers_native import MOST_PER_PART, NativeAnswers, make_native_answers
 from models.confidence import Confidence, calibrate
@@ -21,6 +23,7 @@ from models.installed import lay_out_body
 from models.learner import Learner
 from models.methods import build_learner
 from models.native.build import find_compiler
+from models.packed_weights import BITS
 from models.resident import Resident
 from models.state_format import StateFormat, describe_states
 from models.support import Params, make_support
@@ -54,9 +57,10 @@ class World:
         )
         return self.make_ready(self.format.hold(self.learner.adapt(self.params, support, 2).state))
 
-    def bring_back(self, resident: Resident) -> Resident:
-        """The same state from its bytes, with kernels that stay packed."""
-        return self.make_ready(self.format.decode(self.format.encode(resident.state)))
+    def bring_back(self, resident: Resident, bits: int) -> Resident:
+        """The same state from its bytes, with kernels that stay packed, in so many bits a number."""
+        with patch.object(state_format, "choose_bits", return_value=[bits]):
+            return self.make_ready(self.format.decode(self.format.encode(resident.state)))
 
     def make_ready(self, resident: Resident) -> Resident:
         return replace(resident, row=self.native.make_row(resident.memory, resident.arrangement))
@@ -143,13 +147,20 @@ def test_an_answer_is_the_same_to_the_last_bit_in_every_batch_and_near_to_torch(
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.sampled_from([16, 32, 48, 64, 80]), st.lists(st.integers(1, 20), min_size=1, max_size=4), st.booleans(), st.sampled_from([1, 2, 3])
+    st.sampled_from([16, 32, 48, 64, 80]),
+    st.lists(st.tuples(st.integers(1, 20), st.sampled_from(BITS)), min_size=1, max_size=4),
+    st.booleans(),
+    st.sampled_from([1, 2, 3]),
 )
-def test_packed_kernels_answer_as_their_numbers_do_to_the_last_bit(filters: int, counts: list[int], pools: bool, threads: int) -> None:
-    """Alone and in a batch with states that are not packed."""
+def test_packed_kernels_answer_as_their_numbers_do_to_the_last_bit(
+    filters: int, lanes: list[tuple[int, int]], pools: bool, threads: int
+) -> None:
+    """In a batch of states whose kernels have eight bits, twelve, or are not packed."""
     backbone = {"kind": "conv4", "filters": filters, "groups": 4, "downsample": "pool" if pools else "stride"}
     world = make_world({**SPECS["maml"], "backbone": backbone}, dtype=torch.float32)
-    residents = [world.bring_back(world.adapt(seed, 3, torch.float32)) for seed, _ in enumerate(counts)]
+    residents, counts = [], [count for count, _ in lanes]
+    for seed, (_, bits) in enumerate(lanes):
+        residents.append(world.bring_back(world.adapt(seed, 3, torch.float32), bits))
     plain = [world.make_ready(world.format.hold(resident.state)) for resident in residents]
     assert all(resident.n_bytes < 0.7 * held.n_bytes for resident, held in zip(residents, plain, strict=True))
     queries = draw_queries(counts, (1, 16, 16), np.float32)

@@ -20,7 +20,7 @@ from models.methods import build_learner
 from models.native.library import find_packing
 from models.packed_weights import MOST_SCALE
 from models.serving import adapt_lanes, make_template
-from models.state_format import HEAD_BYTES, VERSION, StateFormat, describe_states
+from models.state_format import HEAD_BYTES, VERSION, Extent, StateFormat, describe_states
 from models.support import Params, State, Support, make_support
 from tests.models.test_initializers import draw
 
@@ -45,6 +45,12 @@ def make_state(n_way: int = 3, seed: int = 0, *, params: Params = PARAMS) -> Sta
 
 STATE = make_state()
 ENCODED = FORMAT.encode(STATE)
+NEAR = {**STATE, **{name: PARAMS[name] + (STATE[name] - PARAMS[name]) / 1000 for name in FORMAT.coarse}}
+"""A state that moved so little that eight bits do."""
+
+
+def read_bits(encoded: bytes) -> int:
+    return FORMAT._read_head(encoded).bits
 
 
 def make_example_state(n_way: int, n_support: int) -> State:
@@ -67,11 +73,14 @@ def assert_near(decoded: State, state: State, name: str, bits: int, base: torch.
     assert ((decoded[name] - state[name]).abs() <= step + rounding).all()
 
 
-def test_every_kind_of_tensor_keeps_within_its_bound() -> None:
-    decoded = FORMAT.decode(ENCODED).state
+@pytest.mark.parametrize(("state", "bits"), [(STATE, 12), (NEAR, 8)])
+def test_every_kind_of_tensor_keeps_within_its_bound(state: State, bits: int) -> None:
+    encoded = FORMAT.encode(state)
+    decoded = FORMAT.decode(encoded).state
     assert decoded.keys() == STATE.keys()
     assert all(decoded[name].shape == tensor.shape and decoded[name].dtype == tensor.dtype for name, tensor in STATE.items())
-    assert_near(decoded, STATE, KERNEL, 12, PARAMS[KERNEL])
+    assert read_bits(encoded) == bits
+    assert_near(decoded, state, KERNEL, bits, PARAMS[KERNEL])
     for name in ("body.conv1.weight", "body.norm2.scale"):
         assert_near(decoded, STATE, name, 20, PARAMS[name])
     for name in ("class.weight", "class.bias"):
@@ -99,7 +108,7 @@ def test_states_that_are_written_together_are_the_bytes_of_each(is_native: bool,
     if not is_native:
         monkeypatch.setattr(state_format, "find_packing_of_many", lambda: None)
     for states_format, states in (
-        (FORMAT, [make_state(n_way, seed) for seed, n_way in enumerate((3, 5, 3))]),
+        (FORMAT, [*(make_state(n_way, seed) for seed, n_way in enumerate((3, 5, 3))), NEAR, STATE]),
         (EXAMPLES, [make_example_state(2, n_support) for n_support in (2, 7)]),
     ):
         assert states_format.encode_all(states) == [states_format.encode(state) for state in states]
@@ -115,7 +124,7 @@ def test_kernels_in_another_order_of_memory_are_written_as_the_same_bytes() -> N
 @pytest.mark.skipif(find_packing() is None, reason="SKIPPED-COMPILER: models/native was not built")
 @pytest.mark.parametrize("keeps", [False, True])
 def test_c_and_numpy_bring_back_the_same_bytes(keeps: bool) -> None:
-    for format_, state in ((FORMAT, STATE), (EXAMPLES, make_example_state(3, 7))):
+    for format_, state in ((FORMAT, STATE), (FORMAT, NEAR), (EXAMPLES, make_example_state(3, 7))):
         format_ = replace(format_, keeps=frozenset(format_.coarse) if keeps else frozenset())
         encoded = format_.encode(state)
         ours = format_.decode(encoded)
@@ -128,7 +137,7 @@ def test_c_and_numpy_bring_back_the_same_bytes(keeps: bool) -> None:
 @pytest.mark.parametrize("scale", [MOST_SCALE * 1.01, -MOST_SCALE * 1.01, math.nan, math.inf])
 def test_a_scale_of_which_a_number_could_be_infinite_is_refused_wherever_it_stands(scale: float) -> None:
     format_ = replace(FORMAT, keeps=frozenset(FORMAT.coarse))
-    begin, channels = format_._layouts((3, 0)).parts[KERNEL][1], FORMAT.coarse[KERNEL].shape[1]
+    begin, channels = format_._layouts(Extent(read_bits(ENCODED), 3, 0)).parts[KERNEL][1], FORMAT.coarse[KERNEL].shape[1]
     for channel in (0, channels - 1):
         spoilt = bytearray(ENCODED)
         struct.pack_into("<f", spoilt, begin + 4 * channel, scale)
@@ -186,13 +195,13 @@ def test_states_of_other_weights_or_of_another_format_say_what_was_expected() ->
         FORMAT.decode(describe_states(FORMAT.template, others).encode(STATE))
     with pytest.raises(IncompatibleState, match=f"no head of format {VERSION}"):
         FORMAT.decode(save({name: tensor.contiguous() for name, tensor in STATE.items()}))
-    head = state_format.make_head(FORMAT.digest, 3, 0, VERSION + 1)
+    head = state_format.make_head(FORMAT.digest, Extent(12, 3, 0), VERSION + 1)
     with pytest.raises(IncompatibleState, match=f"format {VERSION + 1} .* expected format {VERSION}"):
         FORMAT.decode(head + ENCODED[HEAD_BYTES:])
 
 
-def replace_head(encoded: bytes, format_: StateFormat, classes: int, examples: int) -> bytes:
-    return state_format.make_head(format_.digest, classes, examples) + encoded[HEAD_BYTES:]
+def replace_head(encoded: bytes, format_: StateFormat, classes: int, examples: int, bits: int = 12) -> bytes:
+    return state_format.make_head(format_.digest, Extent(bits, classes, examples)) + encoded[HEAD_BYTES:]
 
 
 FEWER, MORE = ENCODED[:-1], ENCODED + b"0"
@@ -206,6 +215,8 @@ FEWER, MORE = ENCODED[:-1], ENCODED + b"0"
         (FEWER, rf"the state is {len(FEWER)} bytes, expected {len(ENCODED)} of 3 classes and 0 examples"),
         (MORE, rf"the state is {len(MORE)} bytes, expected {len(ENCODED)} of 3 classes and 0 examples"),
         (bytes([ENCODED[0] ^ 1]) + ENCODED[1:], "its checksum is not that of its bytes"),
+        (replace_head(ENCODED, FORMAT, 3, 0, 9), r"the state has 9 bits for a kernel's number, expected one of \(8, 12\)"),
+        (replace_head(ENCODED, FORMAT, 3, 0, 8), rf"the state is {len(ENCODED)} bytes, expected \d+ of 3 classes"),
         (replace_head(ENCODED, FORMAT, 4, 0), rf"the state is {len(ENCODED)} bytes, expected \d+ of 4 classes"),
         (replace_head(ENCODED, FORMAT, 0, 0), r"0 rows under `class.mask`, expected one or more"),
         (replace_head(ENCODED, FORMAT, 3, 1), r"1 rows under `example.mask`, expected none"),
