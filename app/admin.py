@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import cast, get_args
 
 from app.db import initializers
@@ -18,66 +19,65 @@ from app.services.requests import KeyInfo
 from app.settings import Settings
 
 
-def migrate(settings: Settings) -> None:
-    """Brings the database to the newest schema. Raises Unavailable."""
-    upgrade(settings.resolved_database_url)
+@dataclass(frozen=True)
+class Admin:
+    """The database of these settings, which every method brings to the newest schema first. Raises Unavailable."""
 
+    settings: Settings
 
-@asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[Database]:
-    """The database at the newest schema, as every start of the service leaves it; a SQLite file is made. Raises Unavailable."""
-    await asyncio.to_thread(upgrade, settings.resolved_database_url)
-    database = Database(settings.resolved_database_url)
-    try:
-        yield database
-    finally:
-        await database.close()
+    def migrate(self) -> None:
+        """Brings the database to the newest schema."""
+        upgrade(self.settings.resolved_database_url)
 
+    async def make_first_key(self) -> str | None:
+        """The first admin key, the one time it is shown; None when there are keys already."""
+        async with self._open() as database:
+            return await KeyService(database).bootstrap_admin()
 
-async def make_first_key(settings: Settings) -> str | None:
-    """The first admin key, the one time it is shown; None when there are keys already."""
-    async with open_database(settings) as database:
-        return await KeyService(database).bootstrap_admin()
+    async def create_key(self, name: str, scopes: Sequence[str]) -> str:
+        """The text of a new key. Raises InvalidOptions for a scope that does not exist."""
+        known = get_args(Scope)
+        wrong = [scope for scope in scopes if scope not in known]
+        if wrong:
+            raise InvalidOptions(f"expected a scope of {', '.join(known)}, found {wrong[0]}", issues=[Issue("#/scopes", wrong[0])])
+        async with self._open() as database:
+            return await KeyService(database).create(name, [cast(Scope, scope) for scope in scopes])
 
+    async def list_keys(self) -> list[KeyInfo]:
+        """Every key, oldest first, without secrets."""
+        async with self._open() as database:
+            return await KeyService(database).list()
 
-async def create_key(settings: Settings, name: str, scopes: Sequence[str]) -> str:
-    """The text of a new key. Raises InvalidOptions for a scope that does not exist."""
-    known = get_args(Scope)
-    wrong = [scope for scope in scopes if scope not in known]
-    if wrong:
-        raise InvalidOptions(f"expected a scope of {', '.join(known)}, found {wrong[0]}", issues=[Issue("#/scopes", wrong[0])])
-    async with open_database(settings) as database:
-        return await KeyService(database).create(name, [cast(Scope, scope) for scope in scopes])
+    async def revoke_key(self, key_id: str) -> None:
+        """Ends a key. Raises NotFound key_not_found."""
+        async with self._open() as database:
+            await KeyService(database).revoke(key_id)
 
+    async def list_initializers(self) -> list[InitializerInfo]:
+        """The current versions in the database, by name; none before the service has run once."""
+        async with self._open() as database:
+            async with database.read() as session:
+                refs = await initializers.current_refs(session)
+            return [await _read_card(database, ref) for ref in refs]
 
-async def list_keys(settings: Settings) -> list[KeyInfo]:
-    """Every key, oldest first, without secrets."""
-    async with open_database(settings) as database:
-        return await KeyService(database).list()
+    async def get_initializer(self, name: str) -> InitializerInfo:
+        """The current version. Raises NotFound initializer_not_found."""
+        async with self._open() as database:
+            async with database.read() as session:
+                ref = await initializers.current_ref(session, name)
+            if ref is None:
+                raise NotFound(f"there is no initializer {name!r} in this database", code="initializer_not_found")
+            return await _read_card(database, ref)
 
-
-async def revoke_key(settings: Settings, key_id: str) -> None:
-    """Ends a key. Raises NotFound key_not_found."""
-    async with open_database(settings) as database:
-        await KeyService(database).revoke(key_id)
-
-
-async def list_initializers(settings: Settings) -> list[InitializerInfo]:
-    """The current versions in the database, by name; none before the service has run once."""
-    async with open_database(settings) as database:
-        async with database.read() as session:
-            refs = await initializers.current_refs(session)
-        return [await _read_card(database, ref) for ref in refs]
-
-
-async def get_initializer(settings: Settings, name: str) -> InitializerInfo:
-    """The current version. Raises NotFound initializer_not_found."""
-    async with open_database(settings) as database:
-        async with database.read() as session:
-            ref = await initializers.current_ref(session, name)
-        if ref is None:
-            raise NotFound(f"there is no initializer {name!r} in this database", code="initializer_not_found")
-        return await _read_card(database, ref)
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[Database]:
+        """The database at the newest schema, as every start of the service leaves it; a SQLite file is made."""
+        await asyncio.to_thread(self.migrate)
+        database = Database(self.settings.resolved_database_url)
+        try:
+            yield database
+        finally:
+            await database.close()
 
 
 async def _read_card(database: Database, ref: InitializerRef) -> InitializerInfo:

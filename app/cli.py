@@ -6,37 +6,23 @@ takes 0.4 without (two cores of an AMD EPYC, 2026-11-22).
 
 from __future__ import annotations
 
-import asyncio
-import json
 import signal
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
 
-from app import benchmark_commands, comparison_commands, training_commands
+from app import admin_commands, benchmark_commands, comparison_commands, training_commands
 from app.errors import AppError
 from app.settings import Role, Settings
+from app.settings_options import DatabaseOption, DeviceOption, HomeOption, HostOption, PortOption, RedisOption, load_settings
 
 cli = typer.Typer(name="innerloop", help="Few-shot adaptation as a REST service.", no_args_is_help=True, pretty_exceptions_enable=False)
-keys = typer.Typer(help="API keys: made, listed and ended.", no_args_is_help=True)
-initializers = typer.Typer(help="The initializers in the database, by their current version.", no_args_is_help=True)
-cli.add_typer(keys, name="keys")
-cli.add_typer(initializers, name="initializers")
 training_commands.register(cli)
 comparison_commands.register(cli)
 benchmark_commands.register(cli)
-
-HostOption = Annotated[str | None, typer.Option(help="Address to bind [INNERLOOP_HOST, 127.0.0.1].")]
-PortOption = Annotated[int | None, typer.Option(help="Port to bind, 0 takes a free one [INNERLOOP_PORT, 8000].")]
-DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda:N [INNERLOOP_DEVICE, auto].")]
-DatabaseOption = Annotated[str | None, typer.Option(help="SQLAlchemy URL [INNERLOOP_DATABASE_URL, a SQLite file].")]
-RedisOption = Annotated[str | None, typer.Option(help="Redis URL [INNERLOOP_REDIS_URL, in-process].")]
-HomeOption = Annotated[Path | None, typer.Option(help="Folder of local state [INNERLOOP_HOME_DIR, .innerloop].")]
+admin_commands.register(cli)
 
 
 def main() -> None:
@@ -46,16 +32,6 @@ def main() -> None:
     except AppError as error:
         typer.secho(f"{error.code}: {error.detail}", err=True, fg="red")
         raise SystemExit(1) from None
-
-
-def load_settings(**given: Any) -> Settings:
-    """The settings of the environment, with what the command line gave on top. Ends the program on a value out of range."""
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        for fault in error.errors(include_url=False):
-            typer.secho(f"INNERLOOP_{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg']}", err=True, fg="red")
-        raise SystemExit(2) from None
 
 
 def _print_version(is_asked: bool) -> None:
@@ -117,70 +93,6 @@ def _require_shared_stores(settings: Settings, role: Role) -> None:
         raise SystemExit(f"--role {role} needs Redis in --redis-url or INNERLOOP_REDIS_URL: an in-process queue has no other processes")
     if settings.is_sqlite:
         raise SystemExit(f"--role {role} needs PostgreSQL in --database-url or INNERLOOP_DATABASE_URL: SQLite is for one process")
-
-
-@cli.command()
-def migrate(database_url: DatabaseOption = None, home_dir: HomeOption = None) -> None:
-    """Bring the database to the newest schema."""
-    from app import admin
-
-    admin.migrate(load_settings(database_url=database_url, home_dir=home_dir))
-    typer.echo("the database is at the newest schema")
-
-
-@keys.command("create")
-def create_key(
-    name: Annotated[str, typer.Argument(help="What it is for.")],
-    scope: Annotated[list[str] | None, typer.Option(help="user or admin; may be given twice.")] = None,
-    database_url: DatabaseOption = None,
-    home_dir: HomeOption = None,
-) -> None:
-    """Make a key and print it: the only time it is shown."""
-    from app import admin
-
-    typer.echo(asyncio.run(admin.create_key(load_settings(database_url=database_url, home_dir=home_dir), name, scope or ["user"])))
-
-
-@keys.command("list")
-def list_keys(database_url: DatabaseOption = None, home_dir: HomeOption = None) -> None:
-    """List the keys, without their secrets."""
-    from app import admin
-
-    table = Table("id", "prefix", "name", "scopes", "created", "revoked")
-    for key in asyncio.run(admin.list_keys(load_settings(database_url=database_url, home_dir=home_dir))):
-        revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
-        table.add_row(key.id, key.prefix, key.name, " ".join(sorted(key.scopes)), f"{key.created_at:%Y-%m-%d %H:%M}", revoked)
-    Console().print(table)
-
-
-@keys.command("revoke")
-def revoke_key(key_id: str, database_url: DatabaseOption = None, home_dir: HomeOption = None) -> None:
-    """End a key, by its id."""
-    from app import admin
-
-    asyncio.run(admin.revoke_key(load_settings(database_url=database_url, home_dir=home_dir), key_id))
-    typer.echo(f"{key_id} is revoked")
-
-
-@initializers.command("list")
-def list_initializers(database_url: DatabaseOption = None, home_dir: HomeOption = None) -> None:
-    """List the current versions."""
-    from app import admin
-
-    table = Table("name", "version", "kind", "input", "max way", "max support", "steps")
-    for info in asyncio.run(admin.list_initializers(load_settings(database_url=database_url, home_dir=home_dir))):
-        limits = (info.limits.max_way, info.limits.max_support, info.default_steps)
-        table.add_row(info.ref.name, str(info.ref.version), info.kind, "x".join(map(str, info.input.shape)), *map(str, limits))
-    Console().print(table)
-
-
-@initializers.command("show")
-def show_initializer(name: str, database_url: DatabaseOption = None, home_dir: HomeOption = None) -> None:
-    """Print the card of the current version as JSON."""
-    from app import admin
-
-    info = asyncio.run(admin.get_initializer(load_settings(database_url=database_url, home_dir=home_dir), name))
-    typer.echo(json.dumps({"name": info.ref.name, "version": info.ref.version, **info.card}, indent=2))
 
 
 @cli.command("demo")

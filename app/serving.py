@@ -15,7 +15,7 @@ from typing import Literal
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
 
-from app.admin import make_first_key
+from app.admin import Admin
 from app.composition import build_services
 from app.main import Application, create_app
 from app.one_write import OneWriteProtocol
@@ -61,7 +61,7 @@ class DrainingServer(uvicorn.Server):
 
 def run_http_process(settings: Settings, role: Literal["all", "api"], *, announce: Callable[[str], None]) -> None:
     """Serves until a signal. `announce` is told the URL once the socket is bound, and the first key if this start makes it."""
-    first_key = asyncio.run(make_first_key(settings))
+    first_key = asyncio.run(Admin(settings).make_first_key())
     app = create_app(settings, role)
     config = uvicorn.Config(
         app,

@@ -22,7 +22,7 @@ EXIT_STATUS_BY_STOP = {"SIGINT received": 130, "SIGTERM received": 143}
 
 
 def register(cli: typer.Typer) -> None:
-    """Adds both commands to `cli`."""
+    """Adds the three commands to `cli`."""
     cli.command()(train)
     cli.command()(evaluate)
     cli.command(name="fix-architecture")(fix_architecture)

@@ -15,7 +15,7 @@ def test_every_import_contract_holds() -> None:
 
 def test_importing_the_service_does_not_load_torch() -> None:
     program = "import sys, importlib\nfor name in sys.argv[1:]: importlib.import_module(name); assert 'torch' not in sys.modules, name"
-    modules = ["client", "cli", "training_commands", "demo", "admin", "worker", "composition", "main"]
+    modules = ["client", "cli", "training_commands", "admin_commands", "demo", "admin", "worker", "composition", "main"]
     command = [sys.executable, "-c", program, *(f"app.{module}" for module in modules)]
     outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr

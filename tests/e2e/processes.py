@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from app.admin import create_key
+from app.admin import Admin
 from app.settings import Settings
 from tests.servers import free_port
 
@@ -87,4 +87,4 @@ def await_ready(process: Process) -> None:
 async def make_key(folder: Path, *scopes: str, settings: Mapping[str, str]) -> str:
     """A key of the service with these settings, made by what `innerloop keys create` calls."""
     database_url = settings.get("INNERLOOP_DATABASE_URL", "")
-    return await create_key(Settings(home_dir=folder / "home", database_url=database_url), "test", scopes or ("user",))
+    return await Admin(Settings(home_dir=folder / "home", database_url=database_url)).create_key("test", scopes or ("user",))
