@@ -7,12 +7,12 @@ from typing import Any
 
 from benchmarks.markdown import tabulate
 from benchmarks.reports import Reports, Row
+from benchmarks.setting_names import Name, count
 
 NOTHING = "-"
 METHODS = ("maml", "anil", "protonet", "ridge")
 PHASES = ("decode", "queue_wait", "choose", "queue", "batch", "device", "encode", "store", "in_service", "outside")
 """Owners of a request's milliseconds in the order in which they have it; others come behind them."""
-Setting = Mapping[str, Any]
 
 
 def tabulate_adapt(reports: Reports) -> str:
@@ -23,25 +23,21 @@ def tabulate_adapt(reports: Reports) -> str:
         for method in METHODS
         if (rows := reports.rows("adapt", method=method))
     ]
-    growth = [[name, f"{times:.1f}x"] for name, times in find_growth(reports).items()]
+    growth = [[", ".join(name), f"{times:.1f}x"] for name, times in find_growth(reports).items()]
     return "\n\n".join([*parts, *([tabulate(["64 lanes against 1 lane", "time"], growth)] if growth else [])])
 
 
-def find_growth(reports: Reports) -> dict[str, float]:
+def find_growth(reports: Reports) -> dict[Name, float]:
     """How many times longer 64 lanes take than one, by setting."""
-    spans_ms = {name_adapt(row["settings"], row["settings"]["lanes"]): row["ours"] for row in reports.rows("adapt")}
-    names = {name_adapt(row["settings"]): row["settings"] for row in reports.rows("adapt", lanes=64)}
-    return {
-        name: spans_ms[name_adapt(settings, 64)] / spans_ms[name_adapt(settings, 1)]
-        for name, settings in names.items()
-        if name_adapt(settings, 1) in spans_ms
-    }
+    alone_ms = {name_adapt(row): row["ours"] for row in reports.rows("adapt", lanes=1)}
+    together_ms = {name_adapt(row): row["ours"] for row in reports.rows("adapt", lanes=64)}
+    return {name: span_ms / alone_ms[name] for name, span_ms in together_ms.items() if name in alone_ms}
 
 
-def name_adapt(settings: Setting, lanes: int | None = None) -> str:
-    """A setting in words, for people and as a key."""
-    name = f"{settings['method']}, {settings['backbone']}, {settings['shot']}-shot"
-    return name if lanes is None else f"{name}, {lanes} lanes"
+def name_adapt(row: Row) -> Name:
+    """A setting without its number of lanes."""
+    settings = row["settings"]
+    return settings["method"], settings["backbone"], f"{settings['shot']}-shot"
 
 
 def tabulate_train(reports: Reports) -> str:
@@ -184,7 +180,7 @@ def tabulate_phases(rows: Sequence[Row]) -> str:
     names = [*(name for name in PHASES if name in known), *(name for name in known if name not in PHASES)]
     cells = [
         [
-            f"{settings['deployment']}, {settings['workload']}, {settings['clients']} clients: {kind}",
+            f"{settings['deployment']}, {settings['workload']}, {count(settings['clients'], 'client')}: {kind}",
             *_latencies(told),
             *(show(told.get("phases_ms", {}).get(name)) for name in names),
         ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from benchmarks.markdown import tabulate
 from benchmarks.performance_tables import METHODS, NOTHING, find_growth, name_adapt
 from benchmarks.reports import Reports, Row
+from benchmarks.setting_names import Name, count, tell_chosen
 
 NO_GPU = "not measured: no GPU was available"
 UNKNOWN = "not measured yet"
@@ -18,7 +19,7 @@ HEAD = ("anil", "protonet")
 PLAIN = "plain endpoint"
 EMBEDDED = {"deployment": "embedded", "loop": "closed"}
 """The settings that targets over HTTP speak of: one process, as the plain endpoint is."""
-Figures = Mapping[str, float]
+Figures = Mapping[Name, float]
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,12 @@ class Target:
     def _tell_verdict(self, figures: Figures) -> str:
         if not figures:
             return UNKNOWN
-        missed = [name for name, figure in figures.items() if not self.is_reached(figure)]
-        if not missed:
+        missed = {name: not self.is_reached(figure) for name, figure in figures.items()}
+        if not any(missed.values()):
             return "reached"
-        if len(missed) == len(figures):
+        if all(missed.values()):
             return "**missed**"
-        return f"**missed** in {len(missed)} of {len(figures)}: {'; '.join(missed)}"
+        return f"**missed** in {sum(missed.values())} of {len(figures)}: {tell_chosen(missed)}"
 
 
 def write_targets(reports: Reports) -> str:
@@ -79,7 +80,7 @@ def _list_adapt_targets(method: str) -> list[Target]:
         return _pick(reports, method, 16, lambda row: row["limit_fraction"])
 
     def growth(reports: Reports) -> Figures:
-        return {name: times for name, times in find_growth(reports).items() if name.startswith(f"{method},")}
+        return {name: times for name, times in find_growth(reports).items() if name[0] == method}
 
     return [
         Target(f"adapt, {method}, 16 lanes, against the fastest peer", 2, True, ratios(16), _times, "≥ 10x at 64 lanes"),
@@ -91,7 +92,7 @@ def _list_adapt_targets(method: str) -> list[Target]:
 
 def _pick(reports: Reports, method: str, lanes: int, read: Callable[[Row], float | None]) -> Figures:
     rows = reports.rows("adapt", method=method, lanes=lanes)
-    return {name_adapt(row["settings"]): figure for row in rows if (figure := read(row)) is not None}
+    return {name_adapt(row): figure for row in rows if (figure := read(row)) is not None}
 
 
 def _list_other_targets() -> list[Target]:
@@ -118,12 +119,14 @@ def _list_other_targets() -> list[Target]:
 
 
 def _train_ratios(reports: Reports) -> Figures:
-    return {row["settings"]["backbone"]: row["ratio"] for row in reports.rows("train") if row["ratio"] is not None}
+    return {(row["settings"]["backbone"],): row["ratio"] for row in reports.rows("train") if row["ratio"] is not None}
 
 
 def _predict_losses(reports: Reports) -> Figures:
     rows = reports.rows("predict", resident_tasks=2000)
-    return {f"{row['settings']['initializer']}, {row['settings']['callers']} callers": row["details"]["lost_from_5_tasks"] for row in rows}
+    return {
+        (row["settings"]["initializer"], count(row["settings"]["callers"], "caller")): row["details"]["lost_from_5_tasks"] for row in rows
+    }
 
 
 def _predict_p50_ms(reports: Reports) -> Figures:
@@ -138,19 +141,18 @@ def compare_plain(reports: Reports, workload: str) -> Figures:
     return {_name_load(row): row["ours"] / rate for row, rate in zip(rows, plain, strict=True) if rate}
 
 
-def _name_load(row: Row) -> str:
-    return f"{row['settings']['workload']}, {row['settings']['clients']} clients"
+def _name_load(row: Row) -> Name:
+    return row["settings"]["workload"], count(row["settings"]["clients"], "client")
 
 
 def _cache_slowdowns(reports: Reports) -> Figures:
     rows = [row for row in reports.rows("cache") if row["settings"]["working_set"] > 1 and row["ratio"]]
-    return {name_cache(row): 1 / row["ratio"] for row in rows}
+    return {_name_cache(row): 1 / row["ratio"] for row in rows}
 
 
-def name_cache(row: Row) -> str:
-    """A working set in words."""
+def _name_cache(row: Row) -> Name:
     settings = row["settings"]
-    return f"{settings['store']}, {settings['callers']} callers, {settings['pattern']}, {settings['working_set']:g}x"
+    return settings["store"], count(settings["callers"], "caller"), settings["pattern"], f"{settings['working_set']:g}x"
 
 
 def _full_shares(reports: Reports) -> Figures:
@@ -165,9 +167,9 @@ def _head_bytes(reports: Reports) -> Figures:
     return {name: row["ours"] for name, row in _find_states(reports, HEAD).items()}
 
 
-def _find_states(reports: Reports, methods: tuple[str, ...]) -> Mapping[str, Row]:
+def _find_states(reports: Reports, methods: tuple[str, ...]) -> Mapping[Name, Row]:
     rows = reports.rows("memory", where="redis")
-    return {f"`{row['settings']['initializer']}`": row for row in rows if row["settings"]["method"] in methods}
+    return {(f"`{row['settings']['initializer']}`",): row for row in rows if row["settings"]["method"] in methods}
 
 
 def _times(ratio: float) -> str:
