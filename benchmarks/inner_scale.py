@@ -31,6 +31,9 @@ IMAGE = (1, 28, 28)
 class UnscaledConv4(Conv4):
     """Conv-4 that undoes the scaling which MAML's head is about to apply."""
 
+    def find_native(self, inputs: Tensor) -> None:
+        """Nothing: inner loops in C have features of their own, as they are before they are scaled here."""
+
     def features(self, params: Params, inputs: Tensor) -> Tensor:
         return super().features(params, inputs) * math.sqrt(self.feature_dim / FEATURE_POWER)
 

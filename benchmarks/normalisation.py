@@ -34,6 +34,9 @@ class SharedStatistics(Conv4):
 
     n_sources: int = 0
 
+    def find_native(self, inputs: Tensor) -> None:
+        """Nothing: the C normalises over channels of one example, whatever `_normalise` says."""
+
     def _normalise(self, maps: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         sources = maps[:, : self.n_sources or None]
         variance, mean = torch.var_mean(sources, dim=(1, 3, 4), keepdim=True, correction=0)
