@@ -18,7 +18,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Send:
-    """One HTTP request; the flow is sent its response, or a httpx.TransportError is thrown into it. content: a body that is not JSON."""
+    """One HTTP request; the flow is sent its response, or a httpx.TransportError is thrown into it. content: a body that is not JSON.
+
+    is_repeatable: whether it may be done twice when nobody knows whether it was done once.
+    """
 
     method: str
     path: str
@@ -27,6 +30,7 @@ class Send:
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float | None = None
     content: bytes | None = None
+    is_repeatable: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,16 @@ RETRIED_STATUSES = frozenset({429, 503})
 """What the service answers before it has done anything, so sending again is safe for every method."""
 
 
+NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+"""What happens before the service has seen anything of a request."""
+
+
 def send(request: Send, retries: Retries) -> Flow[httpx.Response]:
     """The response below 400. Raises InnerLoopError otherwise, after retrying a busy or unreachable service within bounds.
 
     A lost connection is retried for POST too: creating and predicting are idempotent by the service's fingerprints, and
-    recording a prediction twice is the price of not losing it.
+    recording a prediction twice is the price of not losing it. A revision is not: examples would be added twice, and an index that was
+    removed stands for another example afterwards.
     """
     last: httpx.TransportError | None = None
     for attempt in range(retries.attempts):
@@ -70,6 +79,8 @@ def send(request: Send, retries: Retries) -> Flow[httpx.Response]:
         try:
             response = yield request
         except httpx.TransportError as error:
+            if not (request.is_repeatable or isinstance(error, NEVER_SENT)):
+                raise Unreachable(f"{request.method} {request.path}: {_reason_of(error)}; it may have been done, so look first") from error
             last = error
             if not is_last:
                 yield Sleep(retries.pause_s(attempt, None))
@@ -80,4 +91,9 @@ def send(request: Send, retries: Retries) -> Flow[httpx.Response]:
         if response.status_code not in RETRIED_STATUSES or is_last:
             raise error_of(response)
         yield Sleep(retries.pause_s(attempt, retry_after_s_of(response)))
-    raise Unreachable(f"{request.method} {request.path}: {last or 'no answer'}") from last
+    raise Unreachable(f"{request.method} {request.path}: {_reason_of(last)}") from last
+
+
+def _reason_of(error: httpx.TransportError | None) -> str:
+    """What httpx says, or the name of an error that says nothing, as some of its timeouts do."""
+    return str(error) or type(error).__name__ if error is not None else "no answer"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -45,9 +45,10 @@ class Operations:
         return (yield from self._await_ready(response, deadline))
 
     def revise(self, task_id: str, body: Mapping[str, Any], wait_s: float) -> Flow[TaskInfo]:
-        """The task once its new revision is ready. Raises as create does."""
+        """The task once its new revision is ready. Raises as create does, and Unreachable at once when the answer is lost on its way."""
         deadline = time.monotonic() + wait_s
-        response = yield from self._send(_waiting(Send("POST", f"/v1/tasks/{task_id}/support", json=dict(body)), wait_s))
+        request = Send("POST", f"/v1/tasks/{task_id}/support", json=dict(body), is_repeatable=False)
+        response = yield from self._send(_waiting(request, wait_s))
         return (yield from self._await_ready(response, deadline))
 
     def get(self, task_id: str) -> Flow[TaskInfo]:
@@ -168,4 +169,4 @@ def _waiting(request: Send, wait_s: float) -> Send:
     seconds = int(wait_s)
     if seconds <= 0:
         return request
-    return Send(request.method, request.path, request.json, request.params, {"Prefer": f"wait={seconds}"}, timeout_s=wait_s + GRACE_S)
+    return replace(request, headers={"Prefer": f"wait={seconds}"}, timeout_s=wait_s + GRACE_S)

@@ -120,6 +120,16 @@ def test_a_lost_connection_is_tried_again_and_then_told(adapt: Callable[..., Any
         adapt(Script(*[httpx.ConnectError("refused")] * 3))
 
 
+def test_a_revision_whose_answer_is_lost_is_not_sent_again_for_its_examples_would_be_there_twice() -> None:
+    script = Script(task_answer(), httpx.ConnectError("refused"), httpx.ReadTimeout(""), task_answer())
+    with InnerLoop("http://service", "il_key", retries=FAST, transport=httpx.MockTransport(script)) as client:
+        task = client.adapt(IMAGES, LABELS)
+        with pytest.raises(Unreachable, match="ReadTimeout; it may have been done"):
+            task.add(IMAGES, LABELS)
+        assert [request.url.path for request in script.requests[1:]] == ["/v1/tasks/task_1/support"] * 2  # refused, so not seen; then seen
+        assert task.refresh().info.revision == 1
+
+
 @both
 @pytest.mark.parametrize(
     ("status", "expected"), [(401, Unauthenticated), (404, NotFound), (413, InvalidInput), (422, InvalidInput), (500, InnerLoopError)]
