@@ -100,6 +100,8 @@ def _expectation(model: type[BaseModel], fault: ErrorDetails) -> str:
     """What was expected, in words of JSON."""
     if fault["type"] == "extra_forbidden":
         return f"unknown; expected {', '.join(_keys_at(model, fault['loc']))}"
+    if fault["type"] == "string_type" and _is_branch(fault["loc"][-1]):  # of a label, which may be a number too
+        return "Input should be a text or a number"
     return _WORDS.get(fault["type"], fault["msg"])
 
 

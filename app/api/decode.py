@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from app.api.decode_images import decode_images
 from app.api.inputs import ENCODED, ImageFiles, NpyFile, RawTensor
@@ -139,8 +140,12 @@ def _encoded(value: dict[str, object], place: Place) -> RawTensor | NpyFile | Im
         return ENCODED.validate_python(value)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False, include_context=False)[:20]
-        issues = [Issue("/".join([place.pointer, *(str(step) for step in fault["loc"][1:])]), fault["msg"]) for fault in faults]
-        raise place.fault("inputs are not of a known encoding", issues=issues) from None
+    issues = [Issue("/".join([place.pointer, *(str(step) for step in fault["loc"][1:])]), _expectation(fault)) for fault in faults]
+    raise place.fault(f"{issues[0].pointer}: {issues[0].detail}", issues=issues)
+
+
+def _expectation(fault: ErrorDetails) -> str:
+    return 'expected "encoding" raw, npy or images' if fault["type"].startswith("union_tag") else fault["msg"]
 
 
 def _raw(encoded: RawTensor, place: Place) -> Array:

@@ -189,14 +189,19 @@ EXPECTATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "image bomb": (_support(_images(_bomb(), *[ONE] * 3)), "expected at most 40000 pixels, found far more"),
     "a text for an object": ({"options": "x"}, "Input should be an object"),
     "NUL": ({"name": "a\x00"}, "Input should be text without NUL characters"),
+    "a label that is nothing": (_support(PIXELS, ["a", None, "b", "b"]), "Input should be a text or a number"),
+    "no encoding": (_support({"data": "x"}), 'expected "encoding" raw, npy or images'),
+    "an encoding that does not exist": (_support({"encoding": "zip", "data": "x"}), 'expected "encoding" raw, npy or images'),
+    "a side below zero": (_support(_raw(shape=[-4, -8, 8])), "Input should be greater than or equal to 0"),
 }
 
 
 @pytest.mark.parametrize("name", EXPECTATIONS)
 async def test_a_fault_says_what_was_expected(service: Service, name: str) -> None:
     changes, expected = EXPECTATIONS[name]
-    response = await service.user.post("/v1/tasks", json=task_body(**changes))
-    assert response.json()["errors"][0]["detail"] == expected
+    problem = (await service.user.post("/v1/tasks", json=task_body(**changes))).json()
+    assert problem["errors"][0]["detail"] == expected
+    assert problem["code"] == "initializer_not_found" or expected in problem["detail"]  # that one has the names of all
 
 
 async def test_the_deepest_metadata_allowed_is_listed_again(service: Service) -> None:
