@@ -61,7 +61,6 @@ class DrainingServer(uvicorn.Server):
 
 def run_http_process(settings: Settings, role: Literal["all", "api"], *, announce: Callable[[str], None]) -> None:
     """Serves until a signal. `announce` is told the URL once the socket is bound, and the first key if this start makes it."""
-    first_key = asyncio.run(Admin(settings).make_first_key())
     app = create_app(settings, role)
     config = uvicorn.Config(
         app,
@@ -72,7 +71,8 @@ def run_http_process(settings: Settings, role: Literal["all", "api"], *, announc
         access_log=False,  # the service logs requests itself, with their ids
         timeout_graceful_shutdown=round(settings.drain_timeout_s),
     )
-    listening = config.bind_socket()
+    listening = config.bind_socket()  # first: a start that ends here, as the port is taken, makes no key that nobody is shown
+    first_key = asyncio.run(Admin(settings).make_first_key())
     port = listening.getsockname()[1]
     for line in greeting(settings.host, port, first_key):
         announce(line)
