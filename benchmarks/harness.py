@@ -58,8 +58,11 @@ class Plan:
     report: Callable[[Row], None] = _stay_silent
 
     def choose(self, settings: Sequence[Setting]) -> list[Setting]:
-        """Those whose name (their `str`) matches `only`. Raises Refused when none does."""
-        chosen = [setting for setting in settings if re.search(self.only, str(setting))]
+        """Those whose name (their `str`) matches `only`. Raises Refused when none does, or when it is no expression."""
+        try:
+            chosen = [setting for setting in settings if re.search(self.only, str(setting))]
+        except re.error as error:
+            raise Refused(f"--only: expected a regular expression, got {self.only!r}: {error}") from None
         if not chosen:
             raise Refused(f"no setting matches {self.only!r}; there are: {'; '.join(map(str, settings))}")
         return chosen

@@ -51,7 +51,8 @@ class StateBytes:
 
 def run(plan: Plan) -> Findings:
     """Two rows for each learner: on the device and in the cache."""
-    folders = list_bundled()[:4] if plan.quick else list_bundled()
+    bundled = {folder.name: folder for folder in (list_bundled()[:4] if plan.quick else list_bundled())}
+    folders = [bundled[name] for name in plan.choose(list(bundled))]
     with borrowed_redis() as redis_url:
         rows = []
         for folder in folders:

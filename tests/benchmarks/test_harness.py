@@ -41,6 +41,8 @@ def test_a_plan_chooses_settings_by_name_and_refuses_a_name_that_none_has() -> N
     with pytest.raises(Refused) as refusal:
         plan.choose(["2a", "2b"])
     assert "2a; 2b" in str(refusal.value)
+    with pytest.raises(Refused, match="regular expression"):
+        Plan(only="(").choose(["1a"])
 
 
 def test_the_benchmarks_are_found_by_their_run_function() -> None:
