@@ -54,7 +54,7 @@ def tabulate_latency(latency: dict[str, Any]) -> str:
         [f"{row['what']}, `{row['initializer']}`", *(f"{row[name]:.1f} ms" for name in ("p50_ms", "p95_ms", "p99_ms"))]
         for row in latency["rows"]
     ]
-    return tabulate(["one client over HTTP, 5-way 1-shot; one query", "p50", "p95", "p99"], rows)
+    return tabulate(["one Python client over HTTP, whose own time is in it; 5-way 1-shot, one query", "p50", "p95", "p99"], rows)
 
 
 def write_results(folder: Path = RESULTS) -> str:
