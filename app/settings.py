@@ -19,7 +19,9 @@ class Settings(BaseSettings):
     home_dir: Path = Field(Path(".innerloop"), description="Folder of the SQLite file and other local state.")
     host: str = Field("127.0.0.1", description="Address to bind; loopback unless told otherwise.")
     port: int = Field(8000, ge=0, le=65535, description="Port to bind; 0 takes a free one.")
-    database_url: str = Field("", description="SQLAlchemy URL; empty means a SQLite file in home_dir.")
+    database_url: str = Field(
+        "", pattern=r"^((sqlite|postgres(ql)?)(\+\w+)?://.*)?$", description="SQLAlchemy URL; empty means a SQLite file in home_dir."
+    )
     redis_url: str = Field("", description="Redis for queue, adapted states and signals; empty means in-process.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="Where initializers live: auto, cpu or cuda:N.")
     initializers_dir: Path | None = Field(None, description="Folder of initializer folders; empty means the bundled ones.")
