@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from app.admin import list_keys
+from app.admin import Admin
 from app.serving import run_http_process
 from app.settings import Settings
 
@@ -23,4 +23,4 @@ def test_a_start_that_ends_as_its_port_is_taken_makes_no_key_that_nobody_is_show
     with pytest.raises(SystemExit):
         run_http_process(settings, "all", announce=announced.append)
     assert announced == []
-    assert asyncio.run(list_keys(settings)) == []
+    assert asyncio.run(Admin(settings).list_keys()) == []
