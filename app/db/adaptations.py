@@ -1,4 +1,4 @@
-"""Queries on adaptations: the claim, the one finish, the give-back, and what the sweeper looks for."""
+"""Queries on adaptations: the one finish, the give-back, and what the sweeper looks for."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func, null, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, bindparam, func, null, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db.rows import adaptation_from, repeated_adaptation
-from app.db.tables import ADAPTATION_COLUMNS, AdaptationRow, TaskRow
+from app.db.rows import repeated_adaptation
+from app.db.tables import AdaptationRow, TaskRow
 from app.db.tasks import lock_task
 from app.domain import Adaptation, InitializerRef, StateKey, Status
 
@@ -22,20 +22,15 @@ FINISH = ("finished_at", "loss", "accuracy", "timings_ms", "embedding", "warm_st
 _ROWS, _TASKS = cast(Table, AdaptationRow.__table__), cast(Table, TaskRow.__table__)
 _ONE = (_ROWS.c.task_id == bindparam("of"), _ROWS.c.revision == bindparam("nth"))
 _THESE = tuple_(_ROWS.c.task_id, _ROWS.c.revision).in_(bindparam("these", expanding=True))
-_CLAIM = (
-    update(_ROWS)
-    .where(_THESE, _ROWS.c.status.in_(UNFINISHED), _ROWS.c.attempts < bindparam("most"))
-    .values(status=Status.ADAPTING, attempts=_ROWS.c.attempts + 1, started_at=bindparam("at"))
-    .returning(*ADAPTATION_COLUMNS)
-)
-_LOCK_SERVING = (
-    select(_TASKS.c.id, _TASKS.c.serving_revision)
-    .where(_TASKS.c.id.in_(bindparam("of", expanding=True)))
+_VERSION = (_ROWS.c.revision, _ROWS.c.initializer_name, _ROWS.c.initializer_version)
+_VERSIONS = select(_ROWS.c.task_id, *_VERSION).where(_THESE)
+_LOCK_ADAPTING = (
+    select(_TASKS.c.id, _TASKS.c.serving_revision, *_VERSION)
+    .join_from(_TASKS, _ROWS, _ROWS.c.task_id == _TASKS.c.id)
+    .where(_THESE, _ROWS.c.status == Status.ADAPTING)
     .order_by(_TASKS.c.id)  # two processes that lock the same tasks do not wait in a circle
-    .with_for_update(key_share=True)
+    .with_for_update(key_share=True)  # the task, then its adaptation, as everybody
 )
-_VERSIONS = select(_ROWS.c.task_id, _ROWS.c.revision, _ROWS.c.initializer_name, _ROWS.c.initializer_version).where(_THESE)
-_LOCK_ADAPTING = _VERSIONS.where(_ROWS.c.status == Status.ADAPTING).with_for_update()
 _SERVE = update(_TASKS).where(_TASKS.c.id == bindparam("of")).values(serving_revision=bindparam("nth"))
 _FINISH = update(_ROWS).where(*_ONE).values(status=Status.READY, **{name: bindparam(name, type_=_ROWS.c[name].type) for name in FINISH})
 _OLD = (_ROWS.c.task_id == bindparam("of"), _ROWS.c.revision < bindparam("before"), _ROWS.c.start.is_not(None))
@@ -64,15 +59,6 @@ async def find_origin(session: AsyncSession, task_id: str, revision: int) -> Ori
     for support_id, start, report in await session.execute(select(*columns).where(*_is(task_id, revision))):
         return Origin(support_id, start, start is None and report is not None and report["kept"])
     return None
-
-
-def claim_all(
-    connection: Connection, wanted: Sequence[tuple[str, int]], now: datetime, max_attempts: int
-) -> dict[tuple[str, int], tuple[Adaptation, str]]:
-    """Counts an attempt and takes the rows, also from workers that may be dead: by (task, revision) the adaptation, and the id of its
-    support set. Those that are final, gone or out of attempts are left out."""
-    rows = connection.execute(_CLAIM, {"these": list(wanted), "at": now, "most": max_attempts})
-    return {(row.task_id, row.revision): (adaptation_from(cast(AdaptationRow, row)), row.support_id) for row in rows}
 
 
 class Finish(NamedTuple):
@@ -108,26 +94,26 @@ def finish_all(connection: Connection, finishes: Sequence[Finish]) -> list[Finis
 
 
 def _finish_distinct(connection: Connection, finishes: Sequence[Finish]) -> list[Finished]:
-    task_ids, keys = [each.adaptation.task_id for each in finishes], [each.key for each in finishes]
-    serving = {row.id: row.serving_revision for row in connection.execute(_LOCK_SERVING, {"of": task_ids})}
-    adapting = _find_states(connection, _LOCK_ADAPTING, [key for key in keys if key[0] in serving])
-    before = _find_states(connection, _VERSIONS, [(task_id, revision) for task_id, revision in serving.items() if revision is not None])
+    adapting = {row.id: row for row in connection.execute(_LOCK_ADAPTING, {"these": [each.key for each in finishes]})}
     won = [each for each in finishes if _is_of(adapting.get(each.adaptation.task_id), each.adaptation)]
-    if won:
-        connection.execute(_FINISH, [{"of": each.adaptation.task_id, "nth": each.adaptation.revision, **each.values} for each in won])
-        _serve_all(connection, [each.key for each in won if (serving[each.adaptation.task_id] or 0) < each.adaptation.revision], before)
+    if not won:
+        return [Finished(won=False)] * len(finishes)
+    serving = {row.id: row.serving_revision for row in adapting.values() if row.serving_revision is not None}
+    before = _find_states(connection, list(serving.items()))
+    connection.execute(_FINISH, [{"of": each.adaptation.task_id, "nth": each.adaptation.revision, **each.values} for each in won])
+    _serve_all(connection, [each.key for each in won if serving.get(each.adaptation.task_id, 0) < each.adaptation.revision], before)
     winners = {each.key for each in won}
-    return [Finished(key in winners, before.get(key[0])) for key in keys]
+    return [Finished(each.key in winners, before.get(each.adaptation.task_id)) for each in finishes]
 
 
-def _find_states(connection: Connection, statement: Select[Any, Any, Any, Any], these: Sequence[tuple[str, int]]) -> dict[str, StateKey]:
-    """By task, the states that these (task, revision) name, as far as the statement finds them."""
-    rows = connection.execute(statement, {"these": list(these)}) if these else ()
+def _find_states(connection: Connection, these: Sequence[tuple[str, int]]) -> dict[str, StateKey]:
+    """By task, the states that these (task, revision) name."""
+    rows = connection.execute(_VERSIONS, {"these": these}) if these else ()
     return {row.task_id: StateKey(row.task_id, row.revision, InitializerRef(row.initializer_name, row.initializer_version)) for row in rows}
 
 
-def _is_of(state: StateKey | None, adaptation: Adaptation) -> bool:
-    return state is not None and state.initializer == adaptation.initializer
+def _is_of(row: Row[*tuple[Any, ...]] | None, adaptation: Adaptation) -> bool:
+    return row is not None and (row.initializer_name, row.initializer_version) == adaptation.initializer
 
 
 def _serve_all(connection: Connection, keys: Sequence[tuple[str, int]], before: Mapping[str, StateKey]) -> None:

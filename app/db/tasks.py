@@ -16,9 +16,9 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from app.db.initializers import current_versions
 from app.db.inserts import insert_ignored, insert_ignoring
-from app.db.rows import NewRows, inputs_from, support_from, task_from
+from app.db.rows import NewRows, task_from
 from app.db.tables import ADAPTATION_COLUMNS, AdaptationRow, ExamplesRow, InitializerRow, TaskRow
-from app.domain import Array, InitializerRef, Page, Status, SupportSet, Task
+from app.domain import InitializerRef, Page, Status, Task
 
 # The statements of every adaptation and of most predictions, made once: to put one together takes longer than to run it.
 _TASKS, _ROWS, _EXAMPLES, _POINTERS = (cast(Table, row.__table__) for row in (TaskRow, AdaptationRow, ExamplesRow, InitializerRow))
@@ -35,12 +35,6 @@ _FIND = _SHOWN.where(
 )
 _SHOW = _SHOWN.where(_TASKS.c.id.in_(bindparam("tasks", expanding=True)))
 _INSERT_EXAMPLES, _INSERT_ADAPTATION = insert(_EXAMPLES), insert(_ROWS)
-_IS_SUPPORT = tuple_(_EXAMPLES.c.task_id, _EXAMPLES.c.id).in_(bindparam("supports", expanding=True))
-_SUPPORTS_AND_QUERIES = (
-    select(_EXAMPLES, (_EXAMPLES.c.id == _TASKS.c.query_id).label("is_query"))
-    .join(_TASKS, _TASKS.c.id == _EXAMPLES.c.task_id)
-    .where(_TASKS.c.id.in_(bindparam("tasks", expanding=True)), or_(_IS_SUPPORT, _EXAMPLES.c.id == _TASKS.c.query_id))
-)
 
 
 def _alive(now: datetime) -> Any:
@@ -167,15 +161,6 @@ async def insert_examples(session: AsyncSession, values: dict[str, Any]) -> None
 async def find_examples(session: AsyncSession, task_id: str, examples_id: str) -> ExamplesRow | None:
     """One support or query set."""
     return await session.get(ExamplesRow, (task_id, examples_id))
-
-
-def find_supports_and_queries(
-    connection: Connection, supports: Sequence[tuple[str, str]]
-) -> tuple[dict[tuple[str, str], SupportSet], dict[str, Array]]:
-    """Support sets by (task, id), and by task the query sets that came with them; those that are not there are left out."""
-    found = connection.execute(_SUPPORTS_AND_QUERIES, {"tasks": [task_id for task_id, _ in supports], "supports": supports}).all()
-    sets = {(row.task_id, row.id): support_from(cast(ExamplesRow, row)) for row in found if not row.is_query}
-    return sets, {row.task_id: inputs_from(cast(ExamplesRow, row)) for row in found if row.is_query}
 
 
 @cache

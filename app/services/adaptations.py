@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import perf_counter
@@ -17,6 +16,7 @@ from app import telemetry
 from app.cache.signals import Signals
 from app.cache.states import StateCache
 from app.db import adaptations, tasks
+from app.db.claims import Claimed, claim_all
 from app.db.ids import derived_id
 from app.db.session import Database
 from app.db.tables import AdaptationRow
@@ -56,15 +56,6 @@ from app.settings import Settings
 _log = structlog.get_logger(__name__)
 _EXPIRE_BATCH = 500
 _SWEEP_BATCH = 10_000
-
-
-@dataclass(frozen=True)
-class Claimed:
-    """An adaptation that is this process's to make, with what it is made from: its support set, and the queries that came with it."""
-
-    adaptation: Adaptation
-    support: SupportSet
-    query: Array | None
 
 
 class AdaptationService:
@@ -262,18 +253,7 @@ def _is_exhausted(row: AdaptationRow, before: datetime, max_attempts: int) -> bo
 
 
 def _claim_all(connection: Connection, wanted: Sequence[tuple[str, int]], max_attempts: int) -> list[Claimed | None]:
-    """Each (task, revision) with what it is made from; None where there is nothing to adapt any more."""
-    claimed = adaptations.claim_all(connection, wanted, _now(), max_attempts)
-    supports, queries = tasks.find_supports_and_queries(connection, [(task_id, claim[1]) for (task_id, _), claim in claimed.items()])
-    return [_with_examples(claimed[key], supports, queries) if key in claimed else None for key in wanted]
-
-
-def _with_examples(claim: tuple[Adaptation, str], supports: Mapping[tuple[str, str], SupportSet], queries: Mapping[str, Array]) -> Claimed:
-    adaptation, support_id = claim
-    support = supports.get((adaptation.task_id, support_id))
-    if support is None:
-        raise RuntimeError(f"Task {adaptation.task_id} has no support set {support_id}. This is a bug.")
-    return Claimed(adaptation, support, queries.get(adaptation.task_id))
+    return claim_all(connection, wanted, _now(), max_attempts)
 
 
 def _ms_since(started: float) -> float:

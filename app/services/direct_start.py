@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import structlog
 
+from app.db.claims import Claimed
 from app.domain import Array, Status, SupportSet, Task
 from app.errors import AppError
-from app.services.adaptations import AdaptationService, Claimed
+from app.services.adaptations import AdaptationService
 from app.services.readaptation import Readaptation
 
 _log = structlog.get_logger(__name__)

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, update
 from app.cache.connection import connect_redis
 from app.cache.states import RedisStateCache
 from app.db import adaptations, predictions, rows
+from app.db.claims import claim_all
 from app.db.tables import AdaptationRow
 from app.domain import Adaptation, InitializerRef, Status, TaskOptions
 from app.errors import AdaptationFailed, AppError, Conflict, Draining, NotFound, Overloaded
@@ -28,8 +29,7 @@ async def claim_and_die(world: World, task_id: str, *, revision: int = 1, ago_s:
     at, most = datetime.now(UTC) - timedelta(seconds=ago_s), world.settings.max_attempts
 
     def claim(connection: Connection, wanted: Sequence[tuple[str, int]]) -> Sequence[bool]:
-        claimed = adaptations.claim_all(connection, wanted, at, most)
-        return [each in claimed for each in wanted]
+        return [each is not None for each in claim_all(connection, wanted, at, most)]
 
     assert await world.database.transact(claim, (task_id, revision))
 
