@@ -29,6 +29,12 @@ def test_the_parts_of_a_request_add_up_to_its_latency() -> None:
     assert sum(split.values()) == pytest.approx(7.5)
 
 
+def test_what_a_task_does_not_know_of_the_request_that_made_it_stands_in_the_header() -> None:
+    timings = {name: ms for name, ms in TIMINGS.items() if name != "decode"}
+    split = split_request(Sample("adapt", 7.5, 201, 0.0, Reply(201, HEAD, json.dumps({"timings_ms": timings}).encode())))
+    assert split == split_request(make_sample(7.5))
+
+
 def test_the_means_add_up_to_the_mean_latency() -> None:
     means = mean_phases_ms([make_sample(7.0), make_sample(9.0)])
     assert sum(means.values()) == pytest.approx(8.0)
