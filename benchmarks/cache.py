@@ -6,7 +6,8 @@ Callers ask one query each of a task of the working set, through the service's o
 it is depends on the pattern: `uniform`, all alike at random; `zipf`, at random as tenants are, few of them often and most of them seldom;
 `sweep`, one after the other and round again, which is the worst that can happen to a cache that drops the least recently used. The
 row's figure is the 99th percentile; what it is compared with is the 99th percentile of the same callers and the same round with half of
-the cache in use, so a ratio of one half means twice as slow.
+the cache in use, so a ratio of one half means twice as slow. Beside it stands where the milliseconds went: reading the state from the
+cache, bringing it back to the device, and the engine's phases.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from benchmarks.engine_tasks import installed_engine, make_job
 from benchmarks.harness import OURS, Findings, Plan, Row
 from benchmarks.http_contenders import draw_images
 from benchmarks.latency import percentile, summarise_ms
+from benchmarks.owners import Spent, Stopwatch, share_out
 from benchmarks.rounds import join_rounds
 from benchmarks.service_tasks import ServiceTasks, adapted_tasks
 from models.artifact import BUNDLED
@@ -69,10 +71,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Walk:
-    """Latencies of one walk over a working set, and the share of requests that found their state on the device."""
+    """Latencies of one walk over a working set, the share of requests that found their state on the device, and the milliseconds of each
+    owner of all of them together."""
 
     latencies_ms: list[float]
     hit_share: float
+    spent_ms: Spent
 
 
 def run(plan: Plan) -> Findings:
@@ -104,15 +108,27 @@ async def measure_store(plan: Plan, extent: Extent, settings: Sequence[Setting],
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         tasks = await stack.enter_async_context(adapted_tasks(plan, Path(folder), INITIALIZER, n_tasks, **sizes))
+        watch = watch_services(tasks)
         for setting in settings:
             rounds = [
-                {multiple: await walk(tasks, setting, count_tasks(extent, multiple), extent.requests) for multiple in extent.multiples}
+                {
+                    multiple: await walk(tasks, watch, setting, count_tasks(extent, multiple), extent.requests)
+                    for multiple in extent.multiples
+                }
                 for _ in range(extent.rounds)
             ]
             for multiple in extent.multiples:
                 rows.append(make_row_of(setting, multiple, extent, rounds))
                 plan.report(rows[-1])
     return rows
+
+
+def watch_services(tasks: ServiceTasks) -> Stopwatch:
+    """What a state that is not on the device costs: reading it, and bringing it back."""
+    watch = Stopwatch()
+    watch.watch(tasks.services.cache, "get", "read")
+    watch.watch(tasks.services.engine, "restore", "bring_back")
+    return watch
 
 
 def count_tasks(extent: Extent, multiple: float) -> int:
@@ -127,7 +143,7 @@ async def count_state_bytes(plan: Plan) -> int:
         return engine.resident_bytes
 
 
-async def walk(tasks: ServiceTasks, setting: Setting, working_set: int, requests: int) -> Walk:
+async def walk(tasks: ServiceTasks, watch: Stopwatch, setting: Setting, working_set: int, requests: int) -> Walk:
     """Requests over the first tasks, after each of them was asked once, the one that comes first last."""
     latencies_ms, queries = list[float](), draw_images(1, 0)  # drawn here: 40 us, of the event loop that all callers share
     for serving in reversed(tasks.serving[:working_set]):
@@ -136,11 +152,11 @@ async def walk(tasks: ServiceTasks, setting: Setting, working_set: int, requests
 
     async def call() -> None:
         for serving in planned:  # shared by all callers: each takes the next one
-            latencies_ms.append(await time_prediction(tasks, serving, queries))
+            latencies_ms.append(await time_prediction(tasks, serving, queries, watch))
 
-    hits = count_hits()
+    hits, _ = count_hits(), watch.take()
     await asyncio.gather(*(call() for _ in range(setting.callers)))
-    return Walk(latencies_ms, (count_hits() - hits) / requests)
+    return Walk(latencies_ms, (count_hits() - hits) / requests, watch.take())
 
 
 def plan_requests(pattern: Pattern, working_set: int, requests: int) -> list[int]:
@@ -152,11 +168,13 @@ def plan_requests(pattern: Pattern, working_set: int, requests: int) -> list[int
     return chance.choices(tasks, weights, k=requests)
 
 
-async def time_prediction(tasks: ServiceTasks, serving: Serving, queries: Images) -> float:
-    """Milliseconds of one prediction."""
+async def time_prediction(tasks: ServiceTasks, serving: Serving, queries: Images, watch: Stopwatch) -> float:
+    """Milliseconds of one prediction, of which the engine's are added to their owners'."""
     begun_s = time.perf_counter()
-    await tasks.services.predictions.predict(serving, queries)
-    return (time.perf_counter() - begun_s) * 1e3
+    answered = await tasks.services.predictions.predict(serving, queries)
+    span_ms = (time.perf_counter() - begun_s) * 1e3
+    watch.add({name: ms for name, ms in answered.timings_ms.items() if name != "total"})
+    return span_ms
 
 
 def count_hits() -> float:
@@ -171,7 +189,9 @@ def make_row_of(setting: Setting, multiple: float, extent: Extent, rounds: Seque
     figures = [{OURS: percentile(found[multiple].latencies_ms, 0.99), **peer_of(found, multiple)} for found in rounds]
     latencies_ms = [latency_ms for found in rounds for latency_ms in found[multiple].latencies_ms]
     hit_share = sum(found[multiple].hit_share for found in rounds) / len(rounds)
-    return join_rounds(settings, "ms", figures, device_hit_share=round(hit_share, 4), **summarise_ms(latencies_ms))
+    owners = share_out(latencies_ms, [found[multiple].spent_ms for found in rounds])
+    details = {"device_hit_share": round(hit_share, 4), **summarise_ms(latencies_ms), "phases_ms": owners}
+    return join_rounds(settings, "ms", figures, **details)
 
 
 def peer_of(found: dict[float, Walk], multiple: float) -> dict[str, float]:

@@ -15,8 +15,9 @@ from typing import Annotated
 import typer
 
 from benchmarks.catalogue import ROOT
+from benchmarks.figures import show, show_share
 from benchmarks.markdown import replace_between
-from benchmarks.performance_tables import TABLES, show, show_share
+from benchmarks.performance_tables import TABLES
 from benchmarks.performance_targets import EMBEDDED, UNKNOWN, compare_plain, write_targets
 from benchmarks.reports import Report, Reports, Row, read_reports
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
+from benchmarks.figures import NOTHING, show, show_latencies, show_loss, show_ratio, show_share
 from benchmarks.markdown import tabulate
+from benchmarks.profile_tables import profile_cache, profile_predict, profile_serve
 from benchmarks.reports import Reports, Row
-from benchmarks.setting_names import Name, count
+from benchmarks.setting_names import Name
 
-NOTHING = "-"
 METHODS = ("maml", "anil", "protonet", "ridge")
-PHASES = ("decode", "queue_wait", "choose", "queue", "batch", "device", "encode", "store", "in_service", "outside")
-"""Owners of a request's milliseconds in the order in which they have it; others come behind them."""
 
 
 def tabulate_adapt(reports: Reports) -> str:
@@ -107,8 +105,17 @@ def _judge_paths(rows: Sequence[Row]) -> str:
 
 
 def tabulate_predict(reports: Reports) -> str:
-    """One table."""
-    header = ["initializer", "callers", "resident tasks", "queries/s", "p50 ms", "p99 ms", "lost from 5 tasks", "to a bare forward"]
+    """What was answered, and the owners of the milliseconds."""
+    header = [
+        "initializer",
+        "callers",
+        "resident tasks",
+        "queries/s",
+        "p50 ms",
+        "p99 ms",
+        "lost from 5 tasks (quartiles)",
+        "to a bare forward",
+    ]
     header += ["of the limit", "of the peak"]
     cells = [
         [
@@ -116,15 +123,15 @@ def tabulate_predict(reports: Reports) -> str:
             str(row["settings"]["callers"]),
             f"{row['settings']['resident_tasks']:,}",
             show(row["ours"]),
-            *_latencies(row["details"]),
-            show_share(row["details"]["lost_from_5_tasks"]),
+            *show_latencies(row["details"]),
+            show_loss(row["details"]),
             show_ratio(row, row["details"]["ratio_range"]),
             show_share(row["limit_fraction"]),
             show_share(row.get("peak_fraction")),
         ]
         for row in sorted(reports.rows("predict"), key=lambda row: row["settings"]["callers"])
     ]
-    return tabulate(header, cells)
+    return "\n\n".join([tabulate(header, cells), *profile_predict(reports.rows("predict"))])
 
 
 def tabulate_serve(reports: Reports) -> str:
@@ -137,7 +144,7 @@ def tabulate_serve(reports: Reports) -> str:
             "Open loop, the 99th percentile in milliseconds; a request that was not answered counts as long as anybody waits",
             _tabulate_load(opened, ["deployment", "workload", "clients", "rate_per_s"]),
             "Where the milliseconds of the service went, closed loop, means",
-            tabulate_phases(closed),
+            profile_serve(closed),
         ]
     )
 
@@ -167,30 +174,8 @@ def _tabulate_load(rows: Sequence[Row], names: Sequence[str]) -> str:
     return tabulate(header, cells)
 
 
-def tabulate_phases(rows: Sequence[Row]) -> str:
-    """A line for each workload, number of clients and kind of request; the phases of a line add up to its mean."""
-    found = [
-        (row["settings"], kind, ours[kind])
-        for row in rows
-        for ours in [row["details"]["contenders"]["ours"]]
-        for kind in ("adapt", "predict")
-        if kind in ours
-    ]
-    known = dict.fromkeys(name for _, _, told in found for name in told.get("phases_ms", {}))
-    names = [*(name for name in PHASES if name in known), *(name for name in known if name not in PHASES)]
-    cells = [
-        [
-            f"{settings['deployment']}, {settings['workload']}, {count(settings['clients'], 'client')}: {kind}",
-            *_latencies(told),
-            *(show(told.get("phases_ms", {}).get(name)) for name in names),
-        ]
-        for settings, kind, told in found
-    ]
-    return tabulate(["milliseconds", "p50", "p99", *(name.replace("_", " ") for name in names)], cells)
-
-
 def tabulate_cache(reports: Reports) -> str:
-    """One table."""
+    """What callers waited for, and the owners of the milliseconds."""
     header = [
         "store",
         "callers",
@@ -209,13 +194,13 @@ def tabulate_cache(reports: Reports) -> str:
             row["settings"]["pattern"],
             f"{row['settings']['working_set']:g}x",
             str(row["settings"]["tasks"]),
-            *_latencies(row["details"]),
+            *show_latencies(row["details"]),
             _show_slowdown(row),
             show_share(row["details"]["device_hit_share"]),
         ]
         for row in reports.rows("cache")
     ]
-    return tabulate(header, cells)
+    return "\n\n".join([tabulate(header, cells), *profile_cache(reports.rows("cache"))])
 
 
 def _show_slowdown(row: Row) -> str:
@@ -250,31 +235,6 @@ def _bytes_of(row: Row) -> list[str]:
 
 def _name_peers(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(peer for row in rows for peer in sorted(row["peers"])))
-
-
-def _latencies(found: Mapping[str, Any]) -> list[str]:
-    return [show(found["p50_ms"]), show(found["p99_ms"])]
-
-
-def show(value: float | None) -> str:
-    """Three digits that say something, and more before the point."""
-    if value is None:
-        return NOTHING
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def show_share(share: float | None) -> str:
-    """In percent."""
-    return NOTHING if share is None else f"{100 * share:.0f} %" if abs(share) >= 0.1 else f"{100 * share:.1f} %"
-
-
-def show_ratio(row: Row, spread: Sequence[float] | None) -> str:
-    """The ratio to the fastest peer of its round, and its spread."""
-    if row["ratio"] is None or spread is None:
-        return NOTHING
-    return f"{row['ratio']:.2f}x ({spread[0]:.2f} to {spread[1]:.2f})"
 
 
 TABLES: Mapping[str, Callable[[Reports], str]] = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from benchmarks.figures import NOTHING
 from benchmarks.markdown import tabulate
-from benchmarks.performance_tables import METHODS, NOTHING, find_growth, name_adapt
+from benchmarks.performance_tables import METHODS, find_growth, name_adapt
 from benchmarks.reports import Reports, Row
 from benchmarks.setting_names import Name, count, tell_chosen
 

@@ -17,7 +17,8 @@ def split_request(sample: Sample) -> dict[str, float] | None:
     """Milliseconds by owner, whose sum is the latency; None when the reply was not kept or has no clocks.
 
     The phases are those in `timings_ms` of the answer and in Server-Timing, which alone has what an adaptation's request met before there
-    was a task. in_service: the rest of the service's own total, that is routing, key, SQL and waiting for the event loop. outside: what the server's HTTP, the sockets and the generator add to that.
+    was a task. in_service: the rest of the service's own total, that is routing, key, SQL and waiting for the event loop. outside: what the
+    server's HTTP, the sockets and the generator add to that.
     """
     if sample.reply is None:
         return None

@@ -4,7 +4,8 @@
 
 Callers ask one query each of a task that is drawn at random, and ask again when they are answered. The peer is the limit of a server
 of one model: a bare torch forward of one plain net over as many queries at once as there are callers. S-LoRA lost 5.5 % of its
-throughput from 5 to 2,000 resident adapters (LMSYS, 2023-11-15); rows have the share lost here in `lost_from_5_tasks`.
+throughput from 5 to 2,000 resident adapters (LMSYS, 2023-11-15); rows have the share lost here in `lost_from_5_tasks`, the median of the
+rounds, and its quartiles. Windows are short and many, so that two that are compared lie close together.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
+from app.domain import Phases
 from benchmarks.engine_tasks import N_WAY, EngineTasks, make_queries, resident_tasks
 from benchmarks.harness import OURS, Findings, Plan, Row
-from benchmarks.latency import summarise_ms
+from benchmarks.latency import percentile, summarise_ms
 from benchmarks.limits import find_prediction_limits
+from benchmarks.owners import Spent, share_out
 from benchmarks.plain_learner import PlainLearner, load_plain_learner
 from benchmarks.rates import Rates, measure_rates
 from benchmarks.rounds import join_rounds
@@ -48,10 +52,11 @@ class Extent:
 
 @dataclass(frozen=True)
 class Answered:
-    """What a window gave."""
+    """What a window gave. spent_ms: of each owner, in all of its answers together."""
 
     queries_per_s: float
     latencies_ms: list[float]
+    spent_ms: Spent
 
 
 Rounds = list[Mapping[int, Answered]]
@@ -69,7 +74,7 @@ def choose_extent(plan: Plan) -> Extent:
     """Everything, or for a smoke run a moment of each kind."""
     if plan.quick:
         return Extent(INITIALIZERS[:1], (1, 5, 20), (1, 8), window_s=0.1, rounds=1)
-    return Extent(INITIALIZERS, (1, 5, 10, 100, 1000, 2000), (1, 64), window_s=1.0, rounds=7)
+    return Extent(INITIALIZERS, (1, 5, 10, 100, 1000, 2000), (1, 64), window_s=0.5, rounds=31)
 
 
 async def measure_initializer(plan: Plan, extent: Extent, folder: Path) -> list[Row]:
@@ -103,17 +108,27 @@ def rotate(tasks: Sequence[int], turn: int) -> list[int]:
 async def ask(tasks: EngineTasks, callers: int, window_s: float) -> Answered:
     """What so many callers get in a window; answers that come after it do not count."""
     queries = make_queries(tasks.info, 1)
-    chance, latencies_ms = random.Random(callers), list[float]()
+    chance, latencies_ms, phases = random.Random(callers), list[float](), list[Phases]()
     end_s = time.perf_counter() + window_s
 
     async def call() -> None:
         while (begun_s := time.perf_counter()) < end_s:
-            await tasks.engine.predict(chance.choice(tasks.keys), queries)
+            answers = await tasks.engine.predict(chance.choice(tasks.keys), queries)
             if (ended_s := time.perf_counter()) <= end_s:
                 latencies_ms.append((ended_s - begun_s) * 1e3)
+                phases.append(answers.phases)
 
     await asyncio.gather(*(call() for _ in range(callers)))
-    return Answered(max(len(latencies_ms), 0.5) / window_s, latencies_ms)
+    return Answered(max(len(latencies_ms), 0.5) / window_s, latencies_ms, add_up(phases))
+
+
+def add_up(phases: Sequence[Phases]) -> Spent:
+    """Milliseconds of each of the engine's phases in all answers."""
+    return {
+        "queue": sum(each.queue_ms for each in phases),
+        "batch": sum(each.batch_ms for each in phases),
+        "device": sum(each.device_ms for each in phases),
+    }
 
 
 @dataclass(frozen=True)
@@ -143,13 +158,16 @@ def make_row_of(folder: Path, callers: int, n_tasks: int, rounds: Rounds, bare_p
     figures = [{OURS: found[n_tasks].queries_per_s, BARE: bare} for found, bare in zip(rounds, bare_per_s, strict=True)]
     latencies_ms = [latency_ms for found in rounds for latency_ms in found[n_tasks].latencies_ms]
     settings = {"initializer": folder.name, "resident_tasks": n_tasks, "callers": callers}
-    details = {"lost_from_5_tasks": find_loss(rounds, n_tasks), **summarise_ms(latencies_ms), **rates.describe()}
+    owners = share_out(latencies_ms, [found[n_tasks].spent_ms for found in rounds])
+    details = {**find_loss(rounds, n_tasks), **summarise_ms(latencies_ms), "phases_ms": owners, **rates.describe()}
     limits = find_prediction_limits(folder, N_WAY, rates)
     return join_rounds(settings, "queries/s", figures, limit=limits.matmul, peak=limits.peak, **details)
 
 
-def find_loss(rounds: Rounds, n_tasks: int) -> float | None:
-    """The median share of throughput lost against the reference of the same round; below zero where it is faster."""
+def find_loss(rounds: Rounds, n_tasks: int) -> dict[str, Any]:
+    """The share of throughput lost against the reference of the same round, median and quartiles; below zero where it is faster."""
     if n_tasks <= REFERENCE_TASKS:
-        return None
-    return round(median(1 - found[n_tasks].queries_per_s / found[REFERENCE_TASKS].queries_per_s for found in rounds), 4)
+        return {"lost_from_5_tasks": None, "lost_quartiles": None}
+    lost = [1 - found[n_tasks].queries_per_s / found[REFERENCE_TASKS].queries_per_s for found in rounds]
+    spread = [round(percentile(lost, share), 4) for share in (0.25, 0.75)]
+    return {"lost_from_5_tasks": round(median(lost), 4), "lost_quartiles": spread}

@@ -120,6 +120,16 @@ def test_predictions_have_a_share_of_the_peak_where_it_is_known(tmp_path: Path) 
     assert [line.split(" | ")[-2:] for line in lines[2:]] == [["10 %", "- |"], ["10 %", "5.0 % |"]]
 
 
+def test_what_is_lost_of_throughput_stands_with_its_spread_where_it_is_known(tmp_path: Path) -> None:
+    details = {"p50_ms": 1.0, "p99_ms": 2.0, "lost_from_5_tasks": 0.05, "ratio_range": [1.0, 2.0]}
+    settings = {"initializer": "omniglot-maml", "resident_tasks": 2000, "callers": 1}
+    old = {"settings": settings, "ours": 600.0, "peers": {}, "ratio": 1.5, "limit_fraction": 0.1, "details": details}
+    new = {**old, "settings": {**settings, "callers": 64}, "details": {**details, "lost_quartiles": [-0.01, 0.12]}}
+    leave(tmp_path, "predict", "predict", [old, new])
+    lines = lines_with(write_section("predict", read_reports(tmp_path)), "`omniglot-maml`")
+    assert [line.split(" | ")[6] for line in lines] == ["5.0 %", "5.0 % (-1.0 % to 12 %)"]
+
+
 def test_a_smoke_run_is_refused(tmp_path: Path) -> None:
     leave(tmp_path, "adapt", "adapt", [adapt_row(16, 40.0)], quick=True)
     with pytest.raises(SystemExit, match="smoke run"):
