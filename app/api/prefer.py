@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.api.deps import Door
 from app.domain import Caller, Status, Task
+from app.errors import Unavailable
 
 _WAIT = re.compile(r'wait\s*=\s*"?(\d{1,9})"?', re.IGNORECASE)
 FINISHED = frozenset({Status.READY, Status.FAILED})
@@ -40,14 +42,17 @@ def parse_prefer(headers: Sequence[str], max_wait_s: float) -> Preference:
 
 
 async def wait_for_task(door: Door, caller: Caller, task: Task, wait_s: float | None) -> Task:
-    """The task when it is finished or wait_s is over. Ends early when the process is told to stop."""
+    """The task when it is finished or wait_s is over. Ends early when the process is told to stop, or nobody can say any more what became
+    of the task: it was accepted, and whoever is told that it was not would send his examples again."""
     if not wait_s or task.latest.status in FINISHED:
         return task
     waiting = asyncio.ensure_future(door.tasks.wait(caller, task.id, task.latest.revision, wait_s))
     stopping = asyncio.ensure_future(door.gate.wait_closed())
     try:
         await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        return waiting.result() if waiting.done() else task
+        with contextlib.suppress(Unavailable):
+            return waiting.result() if waiting.done() else task
+        return task
     finally:
         waiting.cancel()
         stopping.cancel()

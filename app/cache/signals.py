@@ -164,8 +164,12 @@ class RedisSignals:
 
     async def _read_for_ever(self) -> None:
         while True:
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
+            try:
                 await self._read()
+            except (RedisError, OSError, TimeoutError):
+                pass  # told by /readyz, and by who asks whether anything can be heard
+            except Exception:  # whatever it is, a process that hears nothing must know so
+                _log.exception("signals_lost")
             self._is_subscribed.clear()
             await asyncio.sleep(self._reconnect_s)
 
@@ -181,7 +185,7 @@ class RedisSignals:
                 if message["type"] == "psubscribe":
                     self._is_subscribed.set()
                     continue
-                self._local.dispatch(bytes(message["channel"]).decode().removeprefix(prefix))
+                self._local.dispatch(bytes(message["channel"]).decode(errors="replace").removeprefix(prefix))
 
 
 async def _quietly(work: Awaitable[None]) -> None:

@@ -66,10 +66,18 @@ def connect_for_migration(url: str) -> Iterator[Connection]:
 
 
 def synchronous(url: str) -> str:
-    """The same database by a blocking driver. The folder of a SQLite file is made."""
+    """The same database by a blocking driver. The folder of a SQLite file is made. Raises Unavailable."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         if parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(Path(parsed.database).parent)
         return parsed.set(drivername="sqlite").render_as_string(hide_password=False)
     return parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        what = "There is no folder for the database, and none can be made"
+        raise Unavailable(what, reason=str(fault), code="database_unavailable") from fault

@@ -30,6 +30,7 @@ class KeyService:
     def __init__(self, database: Database, *, cache_ttl_s: float = 5.0) -> None:
         self._database, self._cache_ttl_s = database, cache_ttl_s
         self._remembered: dict[str, tuple[Caller, float]] = {}
+        self._revoked = 0  # keys, here: what was looked up before one of them was is not remembered after it
 
     async def bootstrap_admin(self) -> str | None:
         """Makes the first key (scopes user and admin) and returns its text, or None when it was made before. Safe in a race."""
@@ -51,8 +52,10 @@ class KeyService:
         caller, until = self._remembered.get(digest, (None, 0.0))
         if caller is not None and until > monotonic():
             return caller
+        revoked = self._revoked
         caller = await self._look_up(text, digest)
-        self._remember(digest, caller)
+        if revoked == self._revoked:
+            self._remember(digest, caller)
         return caller
 
     async def list(self) -> list[KeyInfo]:
@@ -65,6 +68,7 @@ class KeyService:
         async with self._database.write() as session:
             if not await api_keys.revoke_key(session, key_id, datetime.now(UTC)):
                 raise NotFound(f"There is no key {key_id!r}.", code="key_not_found")
+        self._revoked += 1
         self._remembered.clear()
 
     async def _insert(self, key_id: str, name: str, scopes: Iterable[Scope]) -> str | None:

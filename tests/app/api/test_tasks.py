@@ -8,6 +8,7 @@ import numpy as np
 import orjson
 import pytest
 
+from app.errors import Unavailable
 from tests.app.api.conftest import Service, base64_text, make_task, npy, png, strokes, task_body
 
 
@@ -35,6 +36,18 @@ async def test_with_prefer_wait_the_answer_is_the_finished_task(service: Service
     assert task["accuracy"] == [1.0]
     assert task["timings_ms"]
     assert "decode;dur=" in response.headers["server-timing"]
+
+
+async def test_what_was_accepted_is_told_though_nobody_can_say_what_became_of_it(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lose_database(*_: object) -> None:
+        raise Unavailable("The database went away", code="database_unavailable")
+
+    task = await make_task(service.user)
+    monkeypatch.setattr(service.app.state.door.tasks, "wait", lose_database)
+    body = {"add": {"inputs": (strokes(1) / 255).tolist(), "labels": ["a"]}}
+    revised = await service.user.post(f"/v1/tasks/{task['id']}/support", json=body, headers={"Prefer": "wait=20"})
+    assert revised.status_code == 202  # a 503 would have it sent again, and the example added twice
+    assert revised.json()["support"]["n_support"] == task["support"]["n_support"] + 1
 
 
 async def test_an_equal_request_returns_the_same_task(service: Service) -> None:

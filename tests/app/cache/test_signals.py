@@ -99,6 +99,37 @@ async def test_publishing_to_a_killed_redis_tells_this_process_and_the_rest_agai
     await redis.aclose()
 
 
+async def test_a_name_that_is_no_text_deafens_nobody(redis_url: str, redis_namespace: str) -> None:
+    client = connect_redis(redis_url)
+    signals = RedisSignals(client, namespace=redis_namespace)
+    await signals.start()
+    assert await signals.subscribed(2.0)
+    with signals.subscribe("a") as subscription:
+        await client.publish(f"{redis_namespace}:signal:".encode() + b"\xff", b"")
+        await signals.publish("a")
+        assert await subscription.wait(2.0)
+    await signals.close()
+    await client.aclose()
+
+
+async def test_a_reader_that_fails_in_a_way_nobody_thought_of_is_heard_of_and_reads_on(
+    redis_url: str, redis_namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connect_redis(redis_url)
+    signals, read, fails = RedisSignals(client, namespace=redis_namespace, reconnect_s=0.01), RedisSignals._read, [True]
+
+    async def fail_once(self: RedisSignals) -> None:
+        if fails.pop() if fails else False:
+            raise KeyError("channel")
+        await read(self)
+
+    monkeypatch.setattr(RedisSignals, "_read", fail_once)
+    await signals.start()
+    assert await signals.subscribed(2.0)
+    await signals.close()
+    await client.aclose()
+
+
 async def test_redis_that_cannot_be_reached_is_not_listened_to(redis_namespace: str) -> None:
     client = connect_redis("redis://127.0.0.1:1")
     signals = RedisSignals(client, namespace=redis_namespace)

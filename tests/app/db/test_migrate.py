@@ -23,6 +23,12 @@ def test_downgrading_to_base_leaves_no_table_of_ours_and_upgrading_brings_all_ba
     assert _tables(database_url) >= set(metadata.tables)
 
 
+def test_a_folder_that_cannot_be_made_is_told_as_a_database_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match="none can be made"):
+        migrate.upgrade(f"sqlite+aiosqlite:///{tmp_path}/file/new/innerloop.db")
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_processes_that_start_together_on_an_empty_database_do_not_hinder_each_other(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest

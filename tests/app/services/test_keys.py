@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -53,6 +54,27 @@ async def test_a_revoked_key_is_refused_here_at_once_and_elsewhere_after_the_mem
         with pytest.raises(Unauthenticated):
             await service.authenticate(text)
     assert (await keys.list())[0].revoked_at is not None
+
+
+async def test_a_look_up_that_was_under_way_while_a_key_was_revoked_is_not_remembered(
+    keys: KeyService, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = await keys.create("ann")
+    [key], fetch, revoked = await keys.list(), database.fetch, asyncio.Event()
+
+    async def fetch_late(work: Any, item: Any) -> Any:
+        row = await fetch(work, item)
+        await revoked.wait()
+        return row
+
+    monkeypatch.setattr(database, "fetch", fetch_late)
+    under_way = asyncio.create_task(keys.authenticate(text))
+    await asyncio.sleep(0.05)
+    await keys.revoke(key.id)
+    revoked.set()
+    assert (await under_way).key_id == key.id  # as one that came a moment before
+    with pytest.raises(Unauthenticated):
+        await keys.authenticate(text)
 
 
 async def test_revoking_an_unknown_key_is_not_found(keys: KeyService) -> None:
