@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -13,7 +14,7 @@ import structlog
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import telemetry
 from app.api import admin, health, initializers, predictions, similar, support, tasks
@@ -23,7 +24,7 @@ from app.api.openapi import install_openapi
 from app.api.predictions import find_plain_task
 from app.api.problems import install_problem_handlers
 from app.composition import Services, build_services, ping_engine
-from app.errors import Unavailable
+from app.errors import AppError, Unavailable
 from app.settings import Settings
 from app.worker import run_worker
 
@@ -55,10 +56,22 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         task_id = find_plain_task(scope)
         if task_id is None or telemetry.is_traced():
-            await self.api(scope, receive, send)
+            await self.api(scope, receive, _tell_in_a_line(send) if scope["type"] == "lifespan" else send)
         else:
             scope.update(app=self.api, path_params={"task_id": task_id})
             await self._predictions(scope, receive, send)
+
+
+def _tell_in_a_line(send: Send) -> Send:
+    """Why a start failed, where that is an error of ours: Starlette would send its traceback, and uvicorn print it."""
+
+    async def send_fault(message: Message) -> None:
+        fault = sys.exception()
+        if message["type"] == "lifespan.startup.failed" and isinstance(fault, AppError):
+            message = {**message, "message": f"{fault.code}: {fault.detail}"}
+        await send(message)
+
+    return send_fault
 
 
 def create_app(settings: Settings, role: Literal["all", "api"] = "all") -> Application:
