@@ -62,7 +62,7 @@ RETRIED_STATUSES = frozenset({429, 503})
 """What the service answers before it has done anything, so sending again is safe for every method."""
 
 
-NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """What happens before the service has seen anything of a request."""
 
 
@@ -78,6 +78,8 @@ def send(request: Send, retries: Retries) -> Flow[httpx.Response]:
         is_last = attempt == retries.attempts - 1
         try:
             response = yield request
+        except httpx.UnsupportedProtocol as error:  # a URL without http:// will not have one next time
+            raise Unreachable(f"{request.method} {request.path}: {_reason_of(error)}") from error
         except httpx.TransportError as error:
             if not (request.is_repeatable or isinstance(error, NEVER_SENT)):
                 raise Unreachable(f"{request.method} {request.path}: {_reason_of(error)}; it may have been done, so look first") from error

@@ -120,6 +120,14 @@ def test_a_lost_connection_is_tried_again_and_then_told(adapt: Callable[..., Any
         adapt(Script(*[httpx.ConnectError("refused")] * 3))
 
 
+@both
+def test_a_url_that_is_none_is_told_at_once(adapt: Callable[..., Any]) -> None:
+    script = Script(httpx.UnsupportedProtocol("Request URL is missing an 'http://' or 'https://' protocol."), task_answer())
+    with pytest.raises(Unreachable, match="http://"):
+        adapt(script)
+    assert len(script.requests) == 1
+
+
 def test_a_revision_whose_answer_is_lost_is_not_sent_again_for_its_examples_would_be_there_twice() -> None:
     script = Script(task_answer(), httpx.ConnectError("refused"), httpx.ReadTimeout(""), task_answer())
     with InnerLoop("http://service", "il_key", retries=FAST, transport=httpx.MockTransport(script)) as client:
