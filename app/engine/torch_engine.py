@@ -57,7 +57,7 @@ more of the interpreter: 64 clients over HTTP had 314 to 358 adaptations a secon
 this one and where batches were never halved (two cores of an AMD EPYC, 2026-11-21)."""
 
 MOST_BYTES_RESTORED_HERE = 2**18
-"""On a CPU, bringing back a state of a Conv-4 is little more than a copy of its 180 KB and holds the interpreter: the event loop does it
+"""On a CPU, bringing back a state of a Conv-4 is little more than a copy of its kernels and holds the interpreter: the event loop does it
 in less time than a thread can be asked to. Longer ones, and those that have to wait for a GPU, go to a thread."""
 
 T = TypeVar("T")
