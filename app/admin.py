@@ -21,7 +21,7 @@ from app.settings import Settings
 
 @dataclass(frozen=True)
 class Admin:
-    """The database of these settings, which every method brings to the newest schema first. Raises Unavailable."""
+    """The database of these settings, brought to the newest schema before anything is asked of it. Every method raises Unavailable."""
 
     settings: Settings
 

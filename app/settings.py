@@ -20,7 +20,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to bind; loopback unless told otherwise.")
     port: int = Field(8000, ge=0, le=65535, description="Port to bind; 0 takes a free one.")
     database_url: str = Field(
-        "", pattern=r"^((sqlite|postgres(ql)?)(\+\w+)?://.*)?$", description="SQLAlchemy URL; empty means a SQLite file in home_dir."
+        "",
+        pattern=r"^((sqlite(\+aiosqlite)?|postgres|postgresql(\+psycopg)?)://.*)?$",
+        description="SQLAlchemy URL; empty means a SQLite file in home_dir.",
     )
     redis_url: str = Field("", description="Redis for queue, adapted states and signals; empty means in-process.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="Where initializers live: auto, cpu or cuda:N.")

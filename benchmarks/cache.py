@@ -19,18 +19,22 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle, groupby, islice, product
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+
 from app import telemetry
+from app.domain import as_float32
+from app.services.lanes import state_key
 from app.services.serving import Serving
 from benchmarks.borrowed_redis import NOT_THERE, borrowed_redis
 from benchmarks.dialects import Images
 from benchmarks.engine_tasks import installed_engine, make_job
-from benchmarks.harness import OURS, Findings, Plan, Row
-from benchmarks.http_contenders import draw_images
+from benchmarks.harness import OURS, Disagreement, Findings, Plan, Row
+from benchmarks.http_contenders import K_SHOT, N_WAY, draw_images
 from benchmarks.latency import percentile, summarise_ms
 from benchmarks.owners import Spent, Stopwatch, share_out
 from benchmarks.rounds import join_rounds
@@ -108,6 +112,7 @@ async def measure_store(plan: Plan, extent: Extent, settings: Sequence[Setting],
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         tasks = await stack.enter_async_context(adapted_tasks(plan, Path(folder), INITIALIZER, n_tasks, **sizes))
+        await check_sizes(tasks)
         watch = watch_services(tasks)
         for setting in settings:
             rounds = [
@@ -137,10 +142,17 @@ def count_tasks(extent: Extent, multiple: float) -> int:
 
 
 async def count_state_bytes(plan: Plan) -> int:
-    """Bytes of one resident state, as the engine counts them; of as many classes as the tasks here have."""
+    """Bytes of one resident state, as the engine counts them; of such a task as those here, for its bits depend on what it is."""
     async with installed_engine(plan, INITIALIZER) as (engine, info):
-        await engine.adapt(make_job(info, seed=0))
+        await engine.adapt(replace(make_job(info, seed=0), inputs=as_float32(draw_images(N_WAY * K_SHOT, 0)), targets=np.arange(N_WAY)))
         return engine.resident_bytes
+
+
+async def check_sizes(tasks: ServiceTasks) -> None:
+    """Raises Disagreement unless all states are of one size: the multiples would be of nothing."""
+    states = [await tasks.services.cache.get(state_key(each.adaptation)) for each in tasks.serving]
+    if len(sizes := {len(state) for state in states if state is not None}) != 1:
+        raise Disagreement(f"states of {sorted(sizes)} bytes: expected one size")
 
 
 async def walk(tasks: ServiceTasks, watch: Stopwatch, setting: Setting, working_set: int, requests: int) -> Walk:

@@ -28,6 +28,11 @@ class EngineTasks:
     info: InitializerInfo
     keys: list[StateKey]
 
+    @property
+    def state_bytes(self) -> int:
+        """Of a task on the device, the mean."""
+        return round(self.engine.resident_bytes / len(self.keys))
+
 
 @asynccontextmanager
 async def resident_tasks(plan: Plan, folder: Path, n_tasks: int) -> AsyncIterator[EngineTasks]:

@@ -3,14 +3,14 @@
     python -m benchmarks.kernel_rounding --episodes 4
 
 Of every bundled full fine-tune on Omniglot's test characters, which nothing is chosen by but the width of what is stored: for its own
-number of steps, 20 and 50. `moved` are the largest changes of a logit, up to a constant for each query; `largest` is the largest logit.
+number of steps, 20 and 50. Those of curves are held to a thousandth by `tests/models/test_state_format.py`. `moved` are the largest changes
+of a logit, up to a constant for each query; `largest` is the largest logit.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from math import sqrt
 from typing import Annotated, Any
 from unittest.mock import patch
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from models import packed_weights, state_format
 from models.artifact import Initializer, list_bundled, load_initializer
 from models.episodes import EpisodeShape, open_episodes
-from models.kernel_bits import MOST_ERROR, weigh_channels
+from models.kernel_bits import MOST_ERROR, foresee_errors, weigh_channels
 from models.packed_weights import BITS
 from models.serving import make_template
 from models.state_format import StateFormat, describe_states
@@ -33,8 +33,10 @@ STEPS = (None, 20, 50)
 
 def foresee_error(format_: StateFormat, state: State) -> float:
     """What eight bits would do to its kernels, relative to the meta-parameters."""
-    largest = torch.cat([packed_weights.measure(state[name], base) for name, base in format_.coarse.items()])
-    return sqrt(float((largest.double().numpy() ** 2 * weigh_channels(format_.coarse.values())).sum()))
+    bases = [*format_.coarse.values()]
+    lines = [packed_weights.read_lines(state[name], base) for name, base in format_.coarse.items()]
+    largest = [packed_weights.measure(mine, base) for mine, base in zip(lines, bases, strict=True)]
+    return float(foresee_errors(torch.cat(largest).unsqueeze(0).numpy(), weigh_channels(bases)).item())
 
 
 def read_logits(initializer: Initializer, state: State, queries: Tensor) -> Tensor:

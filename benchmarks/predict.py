@@ -94,7 +94,7 @@ async def measure_initializer(plan: Plan, extent: Extent, folder: Path) -> list[
                     rounds.append(found)
                     bare_per_s.append(measured_per_s)
             for n_tasks in extent.tasks:
-                rows.append(make_row_of(folder, callers, n_tasks, rounds, bare_per_s, rates))
+                rows.append(make_row_of(folder, callers, n_tasks, rounds, bare_per_s, rates, engines[n_tasks].state_bytes))
                 plan.report(rows[-1])
     return rows
 
@@ -153,13 +153,21 @@ def prepare_bare_forward(device: str, n_queries: int) -> BareForward:
     return BareForward(learner, torch.rand(n_queries, 1, 28, 28, device=device))
 
 
-def make_row_of(folder: Path, callers: int, n_tasks: int, rounds: Rounds, bare_per_s: Sequence[float], rates: Rates) -> Row:
+def make_row_of(
+    folder: Path, callers: int, n_tasks: int, rounds: Rounds, bare_per_s: Sequence[float], rates: Rates, state_bytes: int
+) -> Row:
     """The row of one number of resident tasks."""
     figures = [{OURS: found[n_tasks].queries_per_s, BARE: bare} for found, bare in zip(rounds, bare_per_s, strict=True)]
     latencies_ms = [latency_ms for found in rounds for latency_ms in found[n_tasks].latencies_ms]
     settings = {"initializer": folder.name, "resident_tasks": n_tasks, "callers": callers}
     owners = share_out(latencies_ms, [found[n_tasks].spent_ms for found in rounds])
-    details = {**find_loss(rounds, n_tasks), **summarise_ms(latencies_ms), "phases_ms": owners, **rates.describe()}
+    details = {
+        **find_loss(rounds, n_tasks),
+        "state_bytes": state_bytes,
+        **summarise_ms(latencies_ms),
+        "phases_ms": owners,
+        **rates.describe(),
+    }
     limits = find_prediction_limits(folder, N_WAY, rates)
     return join_rounds(settings, "queries/s", figures, limit=limits.matmul, peak=limits.peak, **details)
 

@@ -12,7 +12,8 @@ What `MOST_ERROR` lets through moved them by 5e-4 at most, of which 2e-4 are the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -29,17 +30,23 @@ MOST_ERROR = 3e-5
 FEW, MANY = BITS
 
 
-def weigh_channels(bases: Iterable[Tensor]) -> Array:
+def weigh_channels(bases: Sequence[Tensor]) -> Array:
     """How much the square of each channel's largest difference counts, channels of all weights one after the other: float64."""
     steps = 2.0 ** (FEW - 1) - 1
-    each = [np.full(base.shape[1], len(base) / (12 * steps**2 * max(float(base.double().square().sum()), 1e-300))) for base in bases]
+    # Summed exactly: every process that reads the same weights must come to the same.
+    sizes = [fsum(base.double().square().flatten().tolist()) for base in bases]
+    each = [np.full(base.shape[1], len(base) / (12 * steps**2 * max(size, 1e-300))) for base, size in zip(bases, sizes, strict=True)]
     return np.concatenate([np.empty(0), *each])
 
 
-def choose_bits(largest: Array, weighed: Array) -> list[int]:
-    """The bits of states whose channels differ by `largest` (states, channels) at most. A state gets the same in any company.
+def foresee_errors(largest: Array, weighed: Array) -> Array:
+    """What eight bits would do to states whose channels differ by `largest` (states, channels) at most: (states,) float64.
 
-    What is not finite gets more.
+    The same for the same numbers in any company. Not finite where those are not.
     """
-    squares = (np.square(largest, dtype=np.float64) * weighed).sum(axis=1)
-    return [FEW if square <= MOST_ERROR**2 else MANY for square in squares.tolist()]
+    return np.asarray(np.sqrt((np.square(largest, dtype=np.float64) * weighed).sum(axis=1)))
+
+
+def choose_bits(errors: Array) -> list[int]:
+    """The bits of states for which such errors are foreseen; what is not finite gets more."""
+    return [FEW if error <= MOST_ERROR else MANY for error in errors.tolist()]

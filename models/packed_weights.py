@@ -46,9 +46,9 @@ def count_packed_bytes(base: Tensor, bits: int) -> int:
     return SCALE_BYTES * channels + n_lines * (channels if bits == 8 else channels + (channels + 1) // 2)
 
 
-def measure(weight: Tensor, base: Tensor) -> Tensor:
-    """The largest difference in each channel of float32 (1, channels, ...) on the CPU: (channels,), not finite where a channel is not."""
-    lines, library = read_lines(weight, base), find_packing()
+def measure(lines: Tensor, base: Tensor) -> Tensor:
+    """The largest difference in each channel of `lines`, as `read_lines` gives them: (channels,), not finite where a channel is not."""
+    library = find_packing()
     if library is None:
         return (lines - base).abs().amax(0)
     largest = torch.empty(base.shape[1])
@@ -56,12 +56,12 @@ def measure(weight: Tensor, base: Tensor) -> Tensor:
     return largest
 
 
-def pack(weight: Tensor, base: Tensor, bits: int) -> Tensor:
-    """Float32 (1, channels, ...) on the CPU as uint8. No number moves by more than 2**-bits of its channel's largest difference.
+def pack(lines: Tensor, base: Tensor, largest: Tensor, bits: int) -> Tensor:
+    """Lines that differ by `largest` from the base as uint8. No number moves by more than 2**-bits of its channel's largest difference.
 
     A channel that is not finite unpacks to such.
     """
-    lines, largest, library = read_lines(weight, base), measure(weight, base), find_packing()
+    library = find_packing()
     if library is None:
         return _pack(lines, base, largest, bits)
     packed = torch.empty(count_packed_bytes(base, bits), dtype=torch.uint8)
@@ -71,7 +71,7 @@ def pack(weight: Tensor, base: Tensor, bits: int) -> Tensor:
 
 
 def read_lines(weight: Tensor, base: Tensor) -> Tensor:
-    """Lines (n, channels) of a weight (1, channels, ...), copied only where they are not without gaps."""
+    """Lines (n, channels) of a float32 weight (1, channels, ...) on the CPU, copied only where they are not without gaps."""
     return to_lines(weight[0]).reshape(base.shape).contiguous()
 
 

@@ -65,13 +65,13 @@ class Writing:
         self._weights: list[int] = []
         self._blocks: list[int] = []
         self._groups: list[tuple[int, int, int, int, int]] = []
-        self._held: list[Tensor] = []
+        self._held: list[Tensor | Array] = []
 
-    def add_weight(self, lines: Tensor, base: Tensor, largest: int, bits: int, packed: int) -> None:
-        """`lines` (n, channels) without gaps, to be packed at the address `packed` as `models.packed_weights.pack` does. largest: the
-        address of what `measure` found."""
-        self._held.append(lines)
-        self._weights += lines.data_ptr(), base.data_ptr(), *base.shape, largest, bits, packed
+    def add_weight(self, lines: Tensor, base: Tensor, largest: Array, bits: int, packed: int) -> None:
+        """`lines` (n, channels) without gaps, to be packed at the address `packed` as `models.packed_weights.pack` does. largest: what
+        `measure` found of them, without gaps."""
+        self._held += lines, largest
+        self._weights += lines.data_ptr(), base.data_ptr(), *base.shape, largest.ctypes.data, bits, packed
 
     def add_group(self, tensors: Sequence[Tensor], base: Tensor, packed: int) -> None:
         """Tensors to be packed as one, as `models.packing.pack` does."""

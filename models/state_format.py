@@ -6,7 +6,7 @@ state's tensors:
 | tensor                                                       | stored                                                             |
 |--------------------------------------------------------------|--------------------------------------------------------------------|
 | float32, a meta-parameter has its name and shape             | as the difference from that: the inner loop moves it little        |
-| such a one of two or more axes and `MANY` numbers            | in 8 or 12 bits a number, each by itself (`models.packed_weights`) |
+| such a one of two or more axes and `LEAST_COARSE` numbers    | in 8 or 12 bits a number, each by itself (`models.packed_weights`) |
 | every other float32                                          | in 20 bits a number, all together as `fine` (`models.packing`)     |
 | `class.mask`, `example.mask`                                 | not: a lane alone has no padding, so counts say it all             |
 | of another type                                              | as it is, in the order of their names                              |
@@ -35,7 +35,7 @@ from torch import Tensor
 
 from models import packed_weights, packing_native
 from models.errors import IncompatibleState
-from models.kernel_bits import choose_bits, weigh_channels
+from models.kernel_bits import choose_bits, foresee_errors, weigh_channels
 from models.native.library import find_packing, find_packing_of_many
 from models.packing import Room, pack, unpack
 from models.packing_native import Moves, bring_back, plan_moves
@@ -53,7 +53,7 @@ sizes are read off them."""
 
 HEAD_BYTES = HEAD.size + CHECK.size
 
-MANY = 1024
+LEAST_COARSE = 1024
 """Smaller tensors (biases, scales, a first convolution) move furthest and matter most, and cost little."""
 
 Array = npt.NDArray[Any]
@@ -87,13 +87,14 @@ class StateFormat:
 
     def encode(self, state: State) -> bytes:
         """One lane's state on the host as bytes, the same for the same state. They decode to numbers near by, not to the same."""
-        largest = [packed_weights.measure(state[name], base) for name, base in self.coarse.items()]
-        [bits] = choose_bits(torch.cat([torch.empty(0), *largest]).unsqueeze(0).numpy(), self._weighed)
-        packed = [packed_weights.pack(state[name], base, bits) for name, base in self.coarse.items()]
+        lines = [packed_weights.read_lines(state[name], base) for name, base in self.coarse.items()]
+        largest = [packed_weights.measure(mine, base) for mine, base in zip(lines, self.coarse.values(), strict=True)]
+        [bits] = choose_bits(foresee_errors(torch.cat([torch.empty(0), *largest]).unsqueeze(0).numpy(), self._weighed))
+        packed = [packed_weights.pack(*each, bits) for each in zip(lines, self.coarse.values(), largest, strict=True)]
         if self.fine:
             packed.append(pack([state[name] for name in self.fine], self.base))
         plain = [state[name].contiguous().view(torch.uint8) for name in self.plain]
-        head = make_head(self.digest, self._measure(state, bits))
+        head = make_head(self.digest, self._find_extent(state, bits))
         return head + b"".join(tensor.numpy().tobytes() for tensor in (*packed, *plain))
 
     def encode_all(self, states: Sequence[State]) -> list[bytes]:
@@ -104,27 +105,28 @@ class StateFormat:
         lines = [[packed_weights.read_lines(state[name], base) for name, base in self.coarse.items()] for state in states]
         pairs = [pair for each in lines for pair in zip(each, self.coarse.values(), strict=True)]
         largest = packing_native.measure(library, pairs).reshape(len(states), len(self._weighed))
-        writing, bits = packing_native.Writing(), choose_bits(largest, self._weighed)
+        writing, bits = packing_native.Writing(), choose_bits(foresee_errors(largest, self._weighed))
         written = [self._begin(writing, *each) for each in zip(states, lines, largest, bits, strict=True)]
         writing.run(library)
         return written
 
     def _begin(self, writing: packing_native.Writing, state: State, lines: Sequence[Tensor], largest: Array, bits: int) -> bytes:
         """A state's bytes, in which all but what is packed is written. lines: of its kernels; largest: what `measure` found of them."""
-        extent = self._measure(state, bits)
-        layout, head, measured = self._layouts(extent), make_head(self.digest, extent), largest.ctypes.data
+        extent = self._find_extent(state, bits)
+        layout, head, channel = self._layouts(extent), make_head(self.digest, extent), 0
         written, address = packing_native.make_bytes(layout.n_bytes)
         ctypes.memmove(address, head, len(head))
         for name in self.plain:
             ctypes.memmove(address + layout.parts[name][1], state[name].contiguous().data_ptr(), layout.parts[name][0])
         for (name, base), mine in zip(self.coarse.items(), lines, strict=True):
-            writing.add_weight(mine, base, measured, bits, address + layout.parts[name][1])
-            measured += largest.itemsize * base.shape[1]
+            until = channel + base.shape[1]
+            writing.add_weight(mine, base, largest[channel:until], bits, address + layout.parts[name][1])
+            channel = until
         if self.fine:
             writing.add_group([state[name] for name in self.fine], self.base, address + layout.parts["fine"][1])
         return written
 
-    def _measure(self, state: State, bits: int) -> Extent:
+    def _find_extent(self, state: State, bits: int) -> Extent:
         n_way, n_support = (state[mask].shape[1] if mask in state else 0 for mask in MASKS)
         return Extent(bits, n_way, n_support)
 
@@ -200,7 +202,7 @@ class StateFormat:
 
     @cached_property
     def _weighed(self) -> Array:
-        return weigh_channels(self.coarse.values())
+        return weigh_channels([*self.coarse.values()])
 
     @cached_property
     def _layouts(self) -> Callable[[Extent], _Layout]:
@@ -261,7 +263,7 @@ def describe_states(template: State, params: Params) -> StateFormat:
     host = {name: param.detach().cpu() for name, param in sorted(params.items())}
     floats = sorted(name for name, tensor in template.items() if tensor.dtype == torch.float32)
     moved = [name for name in floats if _is_moved(host.get(name), template[name])]
-    coarse = [name for name in moved if host[name].dim() > 1 and host[name].numel() >= MANY]
+    coarse = [name for name in moved if host[name].dim() > 1 and host[name].numel() >= LEAST_COARSE]
     fine = [name for name in moved if name not in coarse]
     base = torch.cat([torch.empty(0), *(host[name].flatten() for name in fine)])
     plain = template.keys() - set(floats) - set(MASKS)

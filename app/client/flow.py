@@ -59,7 +59,10 @@ class Retries:
 
 
 RETRIED_STATUSES = frozenset({429, 503})
-"""What the service answers before it has done anything, so sending again is safe for every method."""
+"""What the service answers before it has done anything, but for UNCERTAIN: then sending again is safe for every method."""
+
+UNCERTAIN = "database_unavailable"
+"""The code of a 503 that may also come of a commit which was made: the service lost its database before it was told."""
 
 
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -90,8 +93,9 @@ def send(request: Send, retries: Retries) -> Flow[httpx.Response]:
         assert response is not None, "a Send is answered with a response. This is a bug."
         if response.status_code < 400:
             return response
-        if response.status_code not in RETRIED_STATUSES or is_last:
-            raise error_of(response)
+        fault = error_of(response)
+        if response.status_code not in RETRIED_STATUSES or is_last or (fault.code == UNCERTAIN and not request.is_repeatable):
+            raise fault
         yield Sleep(retries.pause_s(attempt, retry_after_s_of(response)))
     raise Unreachable(f"{request.method} {request.path}: {_reason_of(last)}") from last
 

@@ -22,7 +22,7 @@ _LOCK = (
     select(*ADAPTATION_COLUMNS, _TASKS.c.query_id, *(column for column in _EXAMPLES.c if column.name != "task_id"))
     .select_from(_ROWS.join(_TASKS, _TASKS.c.id == _ROWS.c.task_id).outerjoin(_EXAMPLES, _IS_MADE_FROM))
     .where(_THESE, _ROWS.c.status.in_(UNFINISHED), _ROWS.c.attempts < bindparam("most"))
-    .order_by(_ROWS.c.task_id, _ROWS.c.revision)  # two processes that lock the same rows do not wait in a circle
+    .order_by(_ROWS.c.task_id, _ROWS.c.revision)  # two claims of the same rows do not wait in a circle
     .with_for_update(key_share=True, of=_ROWS)
 )
 """A row for the support set of each adaptation, and another for the query set that came with its task, if one did."""

@@ -130,7 +130,8 @@ def _insert_tasks(connection: Connection, tasks: Sequence[dict[str, Any]]) -> se
 
 
 async def lock_task(session: AsyncSession, task_id: str) -> TaskRow | None:
-    """The row, locked until the transaction ends. Whoever changes a task's adaptations locks the task first: no deadlocks."""
+    """The row, locked until the transaction ends. Whoever changes a task's adaptations locks the task first, but for
+    the claim, which counts an attempt: where that meets a finish of many, PostgreSQL may end one of the two, which is then run again."""
     return await session.scalar(
         select(TaskRow).where(TaskRow.id == task_id).with_for_update(key_share=True).execution_options(populate_existing=True)
     )

@@ -8,7 +8,10 @@ from pydantic import ValidationError
 from app.settings import Settings
 
 
-@pytest.mark.parametrize("url", ["innerloop.db", "mysql://host/innerloop", "postgres"])
+@pytest.mark.parametrize(
+    "url",
+    ["innerloop.db", "mysql://host/innerloop", "postgres", "postgres+psycopg://h/x", "sqlite+pysqlite:///x", "postgresql+asyncpg://h/x"],
+)
 def test_a_url_of_no_database_that_is_served_is_refused_before_a_driver_sees_it(url: str) -> None:
     with pytest.raises(ValidationError, match="database_url"):
         Settings(database_url=url)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from models import packed_weights
 from models.native.build import library_path, list_instruction_sets
 from models.native.library import has, load_packing
-from models.packed_weights import BITS, MOST_SCALE, count_packed_bytes, is_finite, make_base, measure, pack, unpack
+from models.packed_weights import BITS, MOST_SCALE, count_packed_bytes, is_finite, make_base, measure, read_lines, unpack
 from tests.models.test_packing import NUMBERS, is_same
 
 CHANNELS = st.sampled_from([1, 2, 7, 16, 31, 32, 48, 64, 70, 96, 129])
@@ -31,6 +31,11 @@ def draw_weight(shape: tuple[int, ...], seed: int) -> tuple[torch.Tensor, torch.
     return (param + torch.randn(shape, generator=generator) * scale).unsqueeze(0), param
 
 
+def pack(weight: torch.Tensor, base: torch.Tensor, bits: int) -> torch.Tensor:
+    lines = read_lines(weight, base)
+    return packed_weights.pack(lines, base, measure(lines, base), bits)
+
+
 def bring_back(packed: torch.Tensor, param: torch.Tensor, bits: int) -> torch.Tensor:
     weight = torch.empty(1, *param.shape)
     unpack(packed.numpy(), make_base(param), bits, weight)
@@ -43,7 +48,7 @@ def test_a_number_moves_by_less_than_a_share_of_the_largest_difference_in_its_ch
     packed = pack(weight, make_base(param), bits)
     assert len(packed) == count_packed_bytes(make_base(param), bits)
     moved = (weight[0] - param).abs().flatten(1).amax(1)
-    assert torch.equal(measure(weight, make_base(param)), moved)
+    assert torch.equal(measure(read_lines(weight, make_base(param)), make_base(param)), moved)
     error = (bring_back(packed, param, bits) - weight)[0].abs().flatten(1).amax(1)
     # Half a step of 2**(bits - 1) - 1, which was made longer by one part of 2**11 at most, and what float32 itself rounds.
     assert (error <= moved * 0.5 / (2 ** (bits - 1) - 1) * 1.002 + weight.abs().max() * 2.0**-22).all()
@@ -69,7 +74,7 @@ def test_what_is_not_finite_does_not_become_so(wrong: float, bits: int) -> None:
     weight, param = draw_weight((4, 3), 2)
     weight[0, 2, 1] = wrong
     packed = pack(weight, make_base(param), bits)
-    assert not measure(weight, make_base(param))[2].isfinite()
+    assert not measure(read_lines(weight, make_base(param)), make_base(param))[2].isfinite()
     assert not is_finite(packed.numpy(), make_base(param))
     assert not bring_back(packed, param, bits)[0, 2].isfinite().any()
     assert bring_back(packed, param, bits)[0, :2].isfinite().all()

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.cache.connection import connect_redis
 from app.cache.signals import LocalSignals, RedisSignals, Signals
@@ -119,13 +120,16 @@ async def test_a_reader_that_fails_in_a_way_nobody_thought_of_is_heard_of_and_re
     signals, read, fails = RedisSignals(client, namespace=redis_namespace, reconnect_s=0.01), RedisSignals._read, [True]
 
     async def fail_once(self: RedisSignals) -> None:
-        if fails.pop() if fails else False:
+        if fails:
+            fails.clear()
             raise KeyError("channel")
         await read(self)
 
     monkeypatch.setattr(RedisSignals, "_read", fail_once)
-    await signals.start()
-    assert await signals.subscribed(2.0)
+    with capture_logs() as logged:
+        await signals.start()
+        assert await signals.subscribed(2.0)
+    assert [line["event"] for line in logged] == ["signals_lost"]
     await signals.close()
     await client.aclose()
 

@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import httpx
@@ -136,6 +137,16 @@ def test_a_revision_whose_answer_is_lost_is_not_sent_again_for_its_examples_woul
             task.add(IMAGES, LABELS)
         assert [request.url.path for request in script.requests[1:]] == ["/v1/tasks/task_1/support"] * 2  # refused, so not seen; then seen
         assert task.refresh().info.revision == 1
+
+
+@pytest.mark.parametrize(("code", "sent"), [("database_unavailable", 1), ("overloaded", 2)])
+def test_a_revision_that_may_have_been_committed_is_not_sent_again_and_one_that_was_not_is(code: str, sent: int) -> None:
+    script = Script(task_answer(), problem(503, code), task_answer())
+    with InnerLoop("http://service", "il_key", retries=FAST, transport=httpx.MockTransport(script)) as client:
+        task = client.adapt(IMAGES, LABELS)
+        with pytest.raises(InnerLoopError, match=code) if sent == 1 else nullcontext():
+            task.add(IMAGES, LABELS)
+        assert [request.url.path for request in script.requests[1:]] == ["/v1/tasks/task_1/support"] * sent
 
 
 @both

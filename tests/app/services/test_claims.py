@@ -21,7 +21,7 @@ def claim_together(connection: Connection, groups: Sequence[Sequence[tuple[str, 
     return [claim(connection, group) for group in groups]
 
 
-async def test_two_processes_that_claim_the_same_rows_in_two_orders_count_two_attempts_of_each(world: World, database_url: str) -> None:
+async def test_two_processes_that_claim_the_same_rows_count_two_attempts_of_each(world: World, database_url: str) -> None:
     keys = [((await world.tasks.create(ANN, new_task(name=f"task {i}", query=CATS)))[0].id, 1) for i in range(20)]
     other = Database(database_url)
     claims = (world.database.transact(claim_together, keys), other.transact(claim_together, keys[::-1]))

@@ -60,16 +60,17 @@ async def test_a_look_up_that_was_under_way_while_a_key_was_revoked_is_not_remem
     keys: KeyService, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = await keys.create("ann")
-    [key], fetch, revoked = await keys.list(), database.fetch, asyncio.Event()
+    [key], fetch, read, revoked = await keys.list(), database.fetch, asyncio.Event(), asyncio.Event()
 
     async def fetch_late(work: Any, item: Any) -> Any:
         row = await fetch(work, item)
+        read.set()
         await revoked.wait()
         return row
 
     monkeypatch.setattr(database, "fetch", fetch_late)
     under_way = asyncio.create_task(keys.authenticate(text))
-    await asyncio.sleep(0.05)
+    await read.wait()
     await keys.revoke(key.id)
     revoked.set()
     assert (await under_way).key_id == key.id  # as one that came a moment before
