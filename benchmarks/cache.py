@@ -22,7 +22,7 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import cycle, groupby, islice, product
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -202,7 +202,7 @@ def make_row_of(setting: Setting, multiple: float, extent: Extent, rounds: Seque
     latencies_ms = [latency_ms for found in rounds for latency_ms in found[multiple].latencies_ms]
     hit_share = sum(found[multiple].hit_share for found in rounds) / len(rounds)
     owners = share_out(latencies_ms, [found[multiple].spent_ms for found in rounds])
-    details = {"device_hit_share": round(hit_share, 4), **summarise_ms(latencies_ms), "phases_ms": owners}
+    details: dict[str, Any] = {"device_hit_share": round(hit_share, 4), **summarise_ms(latencies_ms), "phases_ms": owners}
     return join_rounds(settings, "ms", figures, **details)
 
 
