@@ -21,7 +21,7 @@ from torch import Tensor
 from models import packed_weights, state_format
 from models.artifact import Initializer, list_bundled, load_initializer
 from models.episodes import EpisodeShape, open_episodes
-from models.kernel_bits import MOST_ERROR, foresee_errors, weigh_channels
+from models.kernel_bits import MOST_ERROR, foresee_errors
 from models.packed_weights import BITS
 from models.serving import make_template
 from models.state_format import StateFormat, describe_states
@@ -33,10 +33,8 @@ STEPS = (None, 20, 50)
 
 def foresee_error(format_: StateFormat, state: State) -> float:
     """What eight bits would do to its kernels, relative to the meta-parameters."""
-    bases = [*format_.coarse.values()]
-    lines = [packed_weights.read_lines(state[name], base) for name, base in format_.coarse.items()]
-    largest = [packed_weights.measure(mine, base) for mine, base in zip(lines, bases, strict=True)]
-    return float(foresee_errors(torch.cat(largest).unsqueeze(0).numpy(), weigh_channels(bases)).item())
+    largest = [packed_weights.measure(packed_weights.read_lines(state[name], base), base) for name, base in format_.coarse.items()]
+    return float(foresee_errors(torch.cat(largest).unsqueeze(0).numpy(), format_.weighed).item())
 
 
 def read_logits(initializer: Initializer, state: State, queries: Tensor) -> Tensor:

@@ -72,13 +72,15 @@ class StateFormat:
     """How states of one learner with one set of meta-parameters are written.
 
     template: any such state. digest: of the meta-parameters. coarse: what each kernel differs from, as `packed_weights` has it.
-    fine: those of 20 bits; the first of them differ from `base`, one vector. plain: those that are stored as they are.
+    weighed: how much each of their channels counts, as `kernel_bits` has it. fine: those of 20 bits; the first of them differ from `base`,
+    one vector. plain: those that are stored as they are.
     keeps: of `coarse` those that stay packed when a state is brought back, to what answers by them so. slab: the memory for states.
     """
 
     template: State
     digest: bytes
     coarse: Mapping[str, Tensor]
+    weighed: Array
     fine: tuple[str, ...]
     base: Tensor
     plain: tuple[str, ...]
@@ -89,7 +91,7 @@ class StateFormat:
         """One lane's state on the host as bytes, the same for the same state. They decode to numbers near by, not to the same."""
         lines = [packed_weights.read_lines(state[name], base) for name, base in self.coarse.items()]
         largest = [packed_weights.measure(mine, base) for mine, base in zip(lines, self.coarse.values(), strict=True)]
-        [bits] = choose_bits(foresee_errors(torch.cat([torch.empty(0), *largest]).unsqueeze(0).numpy(), self._weighed))
+        [bits] = choose_bits(foresee_errors(torch.cat([torch.empty(0), *largest]).unsqueeze(0).numpy(), self.weighed))
         packed = [packed_weights.pack(*each, bits) for each in zip(lines, self.coarse.values(), largest, strict=True)]
         if self.fine:
             packed.append(pack([state[name] for name in self.fine], self.base))
@@ -104,8 +106,8 @@ class StateFormat:
             return [self.encode(state) for state in states]
         lines = [[packed_weights.read_lines(state[name], base) for name, base in self.coarse.items()] for state in states]
         pairs = [pair for each in lines for pair in zip(each, self.coarse.values(), strict=True)]
-        largest = packing_native.measure(library, pairs).reshape(len(states), len(self._weighed))
-        writing, bits = packing_native.Writing(), choose_bits(foresee_errors(largest, self._weighed))
+        largest = packing_native.measure(library, pairs).reshape(len(states), len(self.weighed))
+        writing, bits = packing_native.Writing(), choose_bits(foresee_errors(largest, self.weighed))
         written = [self._begin(writing, *each) for each in zip(states, lines, largest, bits, strict=True)]
         writing.run(library)
         return written
@@ -201,10 +203,6 @@ class StateFormat:
         return sorted(self.template, key=lambda name: (name in self.coarse, name))
 
     @cached_property
-    def _weighed(self) -> Array:
-        return weigh_channels([*self.coarse.values()])
-
-    @cached_property
     def _layouts(self) -> Callable[[Extent], _Layout]:
         return lru_cache(maxsize=256)(self._lay_out)
 
@@ -269,7 +267,8 @@ def describe_states(template: State, params: Params) -> StateFormat:
     plain = template.keys() - set(floats) - set(MASKS)
     bases = {name: packed_weights.make_base(host[name]) for name in coarse}
     fine += [name for name in floats if name not in moved]
-    return StateFormat(template, _digest(host), bases, tuple(fine), base, tuple(sorted(plain)))
+    weighed = weigh_channels([*bases.values()])  # here, not with the first state: it takes milliseconds, and a request would wait
+    return StateFormat(template, _digest(host), bases, weighed, tuple(fine), base, tuple(sorted(plain)))
 
 
 def _is_moved(param: Tensor | None, model: Tensor) -> bool:

@@ -21,13 +21,13 @@ FINISH = ("finished_at", "loss", "accuracy", "timings_ms", "embedding", "warm_st
 # The statements of every adaptation, made once: to put one together takes longer than to run it.
 _ROWS, _TASKS = cast(Table, AdaptationRow.__table__), cast(Table, TaskRow.__table__)
 _ONE = (_ROWS.c.task_id == bindparam("of"), _ROWS.c.revision == bindparam("nth"))
-_THESE = tuple_(_ROWS.c.task_id, _ROWS.c.revision).in_(bindparam("these", expanding=True))
+THESE = tuple_(_ROWS.c.task_id, _ROWS.c.revision).in_(bindparam("these", expanding=True))
 _VERSION = (_ROWS.c.revision, _ROWS.c.initializer_name, _ROWS.c.initializer_version)
-_VERSIONS = select(_ROWS.c.task_id, *_VERSION).where(_THESE)
+_VERSIONS = select(_ROWS.c.task_id, *_VERSION).where(THESE)
 _LOCK_ADAPTING = (
     select(_TASKS.c.id, _TASKS.c.serving_revision, *_VERSION)
     .join_from(_TASKS, _ROWS, _ROWS.c.task_id == _TASKS.c.id)
-    .where(_THESE, _ROWS.c.status == Status.ADAPTING)
+    .where(THESE, _ROWS.c.status == Status.ADAPTING)
     .order_by(_TASKS.c.id)  # two processes that lock the same tasks do not wait in a circle
     .with_for_update(key_share=True)  # the task, then its adaptation, as everybody
 )

@@ -8,25 +8,24 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Connection, Row, Table, and_, bindparam, select, tuple_, update
+from sqlalchemy import Connection, Row, Table, and_, bindparam, select, update
 
-from app.db.adaptations import UNFINISHED
+from app.db.adaptations import THESE, UNFINISHED
 from app.db.rows import adaptation_from, inputs_from, support_from
 from app.db.tables import ADAPTATION_COLUMNS, AdaptationRow, ExamplesRow, TaskRow
 from app.domain import Adaptation, Array, Status, SupportSet
 
 _ROWS, _TASKS, _EXAMPLES = (cast(Table, row.__table__) for row in (AdaptationRow, TaskRow, ExamplesRow))
-_THESE = tuple_(_ROWS.c.task_id, _ROWS.c.revision).in_(bindparam("these", expanding=True))
 _IS_MADE_FROM = and_(_EXAMPLES.c.task_id == _ROWS.c.task_id, _EXAMPLES.c.id.in_([_ROWS.c.support_id, _TASKS.c.query_id]))
 _LOCK = (
     select(*ADAPTATION_COLUMNS, _TASKS.c.query_id, *(column for column in _EXAMPLES.c if column.name != "task_id"))
     .select_from(_ROWS.join(_TASKS, _TASKS.c.id == _ROWS.c.task_id).outerjoin(_EXAMPLES, _IS_MADE_FROM))
-    .where(_THESE, _ROWS.c.status.in_(UNFINISHED), _ROWS.c.attempts < bindparam("most"))
+    .where(THESE, _ROWS.c.status.in_(UNFINISHED), _ROWS.c.attempts < bindparam("most"))
     .order_by(_ROWS.c.task_id, _ROWS.c.revision)  # two claims of the same rows do not wait in a circle
     .with_for_update(key_share=True, of=_ROWS)
 )
 """A row for the support set of each adaptation, and another for the query set that came with its task, if one did."""
-_CLAIM = update(_ROWS).where(_THESE).values(status=Status.ADAPTING, attempts=_ROWS.c.attempts + 1, started_at=bindparam("at"))
+_CLAIM = update(_ROWS).where(THESE).values(status=Status.ADAPTING, attempts=_ROWS.c.attempts + 1, started_at=bindparam("at"))
 
 
 @dataclass(frozen=True)
