@@ -38,6 +38,9 @@ from app.settings import Settings
 REFRESH_INTERVAL_S = 5.0
 """A process that missed the signal of a reload learns of it this much later at most."""
 
+REMEMBERED_ALONE_S = 60.0
+"""What serves a task is remembered for so long where SQLite and no Redis say that nobody else is there who could change it unheard."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -106,7 +109,7 @@ def _make_engine(settings: Settings) -> Engine:
 
 def _wire(settings: Settings, database: Database, cache: StateCache, signals: Signals, engine: Engine, queue: DocketQueue) -> Services:
     initializers = InitializerService(database, engine, signals, queue, settings.initializers_dir or bundled_initializers_dir())
-    memory = ServingMemory(signals)
+    memory = choose_memory(settings, signals)
     adaptations = AdaptationService(database, cache, signals, engine, queue, initializers, settings)
     direct = DirectStart(adaptations, Readaptation(database, queue), settings.worker_concurrency)
     return Services(
@@ -124,6 +127,12 @@ def _wire(settings: Settings, database: Database, cache: StateCache, signals: Si
         keys=KeyService(database),
         similarity=SimilarityService(database, initializers),
     )
+
+
+def choose_memory(settings: Settings, signals: Signals) -> ServingMemory:
+    """What is remembered of tasks: for longer by a process that has its stores to itself."""
+    is_alone = settings.is_sqlite and not settings.redis_url
+    return ServingMemory(signals, ttl_s=REMEMBERED_ALONE_S) if is_alone else ServingMemory(signals)
 
 
 def bundled_initializers_dir() -> Path:

@@ -74,7 +74,7 @@ class ServingMemory:
     """
 
     def __init__(self, signals: Signals, *, ttl_s: float = 1.0) -> None:
-        self._signals, self._ttl_s = signals, ttl_s
+        self._signals, self.ttl_s = signals, ttl_s
         self._remembered: dict[str, Remembered] = {}
         self._readings: defaultdict[str, set[Reading]] = defaultdict(set)
         for topics in (ADAPTATION_TOPICS, DELETED_TOPICS):
@@ -107,7 +107,7 @@ class ServingMemory:
         if len(self._remembered) >= _MAX_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
         now_s = monotonic()
-        times_s = now_s + self._ttl_s / 2, now_s + self._ttl_s
+        times_s = now_s + self.ttl_s / 2, now_s + self.ttl_s
         self._remembered[task.id] = Remembered(task.owner, serving, task.latest.initializer, task.expires_at, *times_s)
 
     def notice(self, task: Task) -> Task:
