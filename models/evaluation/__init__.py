@@ -28,8 +28,11 @@ def evaluate(
     """The initializer's row for one setting, on the data it was meta-trained for, or on another source's, `data`.
 
     `rotations` makes turned test classes more classes, as the published MAML and ProtoNet figures do; Omniglot's only.
-    Raises DataUnavailable, or InvalidOptions for a setting the data cannot give and for data of another shape.
+    Raises DataUnavailable, or InvalidOptions for a setting the data cannot give, for data of another shape, and for `steps` of a
+    learner that takes none.
     """
+    if steps is not None and not initializer.learner.default_steps:
+        raise InvalidOptions(f"steps: {initializer.card.name} adapts without inner steps; leave `steps` out")  # the service's words
     plan = EvaluationPlan(k_shot, n_way, episodes, n_query, steps, split, seed, batch)
     data, learner = data or initializer.card.data, initializer.learner
     source = open_episodes(data, split, rotations=rotations)

@@ -7,7 +7,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from app import training_commands
+from app import errors, training_commands
+from app.domain import InitializerRef, TaskOptions
+from app.engine.interface import inspect
+from app.services.support_rules import check_options
+from models.artifact import BUNDLED
 from tests.models.small_data import omniglot_recipe, sinusoid_recipe, write_small_omniglot, write_toml
 
 
@@ -63,6 +67,17 @@ def test_what_is_refused_is_told_in_one_line_with_status_1(cli: typer.Typer, arg
     assert refused.stdout == ""
     assert len(refused.stderr.splitlines()) == 1
     assert refused.stderr.startswith("Invalid") or refused.stderr.startswith("DataUnavailable")
+
+
+@pytest.mark.parametrize("name", ["omniglot-protonet", "sinusoid-ridge"])
+def test_steps_of_a_learner_that_takes_none_are_refused_in_the_words_of_the_service(cli: typer.Typer, name: str) -> None:
+    refused = CliRunner().invoke(cli, ["evaluate", name, "--steps", "3"])
+    assert refused.exit_code == 1
+    assert refused.stdout == ""
+    card = json.loads((BUNDLED / name / "card.json").read_text())
+    with pytest.raises(errors.InvalidOptions) as told:
+        check_options(TaskOptions(steps=3), inspect(card, InitializerRef(name, 1)))
+    assert refused.stderr == f"InvalidOptions: {told.value}\n"
 
 
 def test_an_initializer_is_evaluated_on_another_source(cli: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
