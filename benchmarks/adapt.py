@@ -22,6 +22,7 @@ from benchmarks.contenders import Measure, check_weights, open_checked_peers
 from benchmarks.few_shot import Problem, describe_data, make_problem
 from benchmarks.flops import count_anil, count_forward, count_maml, count_ridge
 from benchmarks.harness import OURS, Findings, Plan, Row, measure_all
+from benchmarks.limits import hold_to_limits
 from benchmarks.plain_conv4 import stack_weights, to_state
 from benchmarks.rates import measure_rates
 from benchmarks.timing import time_paired
@@ -92,22 +93,18 @@ def measure(setting: Setting, plan: Plan) -> tuple[Row, dict[str, str]]:
         device=plan.device,
         shares={name: timed / setting.lanes for name, timed in timed_lanes.items()},
     )
-    flops = setting.lanes * count_flops(setting, problem.backbone)
-    as_written = setting.lanes * count_flops(setting, problem.backbone, as_written=True)
-    ours_s = timings.median_s(OURS)
-    details = {
-        "adaptations_per_s": setting.lanes / ours_s,
-        "gflop": flops / 1e9,
-        "gflop_as_written": as_written / 1e9,
-        "limit_fraction_as_written": as_written / rates.matmul / ours_s,
-        **rates.describe(),
-        "timed_lanes": {name: timed_lanes[name] for name in field.peers},
-        "differences": field.differences,
-        "differences_in_float32": field.in_float32,
-    }
     settings = {"method": setting.method, "backbone": f"conv4-64 {setting.downsample}", "way": N_WAY, "shot": setting.shot}
-    settings |= {"steps": setting.steps, "lanes": setting.lanes}
-    row = timings.to_row(settings, limit_s=flops / rates.matmul, peak_s=flops / rates.peak if rates.peak else None, **details)
+    row = hold_to_limits(
+        timings,
+        settings | {"steps": setting.steps, "lanes": setting.lanes},
+        setting.lanes * count_flops(setting, problem.backbone),
+        setting.lanes * count_flops(setting, problem.backbone, as_written=True),
+        rates,
+        adaptations_per_s=setting.lanes / timings.median_s(OURS),
+        timed_lanes={name: timed_lanes[name] for name in field.peers},
+        differences=field.differences,
+        differences_in_float32=field.in_float32,
+    )
     return row, field.missing
 
 

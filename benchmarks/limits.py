@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmarks.flops import count_forward, count_head, count_maml
+from benchmarks.harness import OURS, Row
 from benchmarks.rates import Rates
+from benchmarks.timing import Timings
 from models.artifact import read_card
 from models.backbones import Conv4, build_backbone
+
+
+def hold_to_limits(timings: Timings, settings: Mapping[str, Any], flops: int, as_written: int, rates: Rates, **details: Any) -> Row:
+    """The row with its shares of the limit and of the peak, and in its details what they are computed from.
+
+    flops: that what is timed cannot do without. as_written: of the loop that everybody writes."""
+    known = {
+        "gflop": flops / 1e9,
+        "gflop_as_written": as_written / 1e9,
+        "limit_fraction_as_written": as_written / rates.matmul / timings.median_s(OURS),
+        **rates.describe(),
+    }
+    peak_s = flops / rates.peak if rates.peak else None
+    return timings.to_row(settings, limit_s=flops / rates.matmul, peak_s=peak_s, **known, **details)
 
 
 def find_backbone(folder: Path) -> Conv4:

@@ -16,8 +16,7 @@ METHODS = ("maml", "anil", "protonet", "ridge")
 def tabulate_adapt(reports: Reports) -> str:
     """A table for each method, and what 64 lanes take for one."""
     parts = [
-        f"**{method}**, milliseconds of all lanes together\n\n"
-        + _tabulate_paired(rows, ["backbone", "shot", "lanes"], "adaptations_per_s", ("limit", "peak"))
+        f"**{method}**, milliseconds of all lanes together\n\n" + _tabulate_paired(rows, ["backbone", "shot", "lanes"], "adaptations_per_s")
         for method in METHODS
         if (rows := reports.rows("adapt", method=method))
     ]
@@ -40,16 +39,15 @@ def name_adapt(row: Row) -> Name:
 
 def tabulate_train(reports: Reports) -> str:
     """One table."""
-    return "Milliseconds of one meta-gradient of all tasks\n\n" + _tabulate_paired(
-        reports.rows("train"), ["backbone", "tasks"], "steps_per_s"
-    )
+    table = _tabulate_paired(reports.rows("train"), ["backbone", "tasks"], "steps_per_s")
+    return f"Milliseconds of one meta-gradient of all tasks\n\n{table}"
 
 
-def _tabulate_paired(rows: Sequence[Row], names: Sequence[str], rate: str, shares: Sequence[str] = ("limit",)) -> str:
-    """Paired times, with a column for each peer, and for each share of what the arithmetic alone would do."""
+def _tabulate_paired(rows: Sequence[Row], names: Sequence[str], rate: str) -> str:
+    """Paired times, with a column for each peer, and two for the shares of what the arithmetic alone would do."""
     peers = _name_peers(rows)
     header = [*names, "ours", f"ours, {rate.replace('_per_s', '/s').replace('_', ' ')}", *peers, "ratio (quartiles)"]
-    header += [f"of the {share}" for share in shares]
+    header += ["of the limit", "of the peak"]
     cells = [
         [
             *(str(row["settings"][name]) for name in names),
@@ -57,7 +55,8 @@ def _tabulate_paired(rows: Sequence[Row], names: Sequence[str], rate: str, share
             show(row["details"][rate]),
             *(show(row["peers"].get(peer)) for peer in peers),
             show_ratio(row, row["details"]["ratio_iqr"]),
-            *(show_share(row.get(f"{share}_fraction")) for share in shares),
+            show_share(row["limit_fraction"]),
+            show_share(row.get("peak_fraction")),
         ]
         for row in rows
     ]

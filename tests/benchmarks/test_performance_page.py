@@ -109,6 +109,17 @@ def test_the_share_of_the_peak_stands_beside_that_of_the_limit_and_files_without
     assert "180.0 % | reached" in lines_with(write_targets(reports), "of the limit")[0]
 
 
+def test_meta_gradients_have_their_shares_and_files_without_them_are_read(tmp_path: Path) -> None:
+    details = {"steps_per_s": 10.0, "ratio_iqr": [2.9, 3.1], "fastest_peer": "plain loop"}
+    settings = {"method": "maml", "backbone": "conv4-64 pool", "tasks": 16}
+    old = {"settings": settings, "ours": 100.0, "peers": {"plain loop": 300.0}, "ratio": 3.0, "limit_fraction": None, "details": details}
+    new = {**old, "settings": {**settings, "backbone": "conv4-64 stride"}, "limit_fraction": 1.1, "peak_fraction": 0.45}
+    leave(tmp_path, "train", "train", [old, new])
+    lines = lines_with(write_section("train", read_reports(tmp_path)), "|")
+    assert lines[0].endswith("| of the limit | of the peak |")
+    assert [line.split(" | ")[-2:] for line in lines[2:]] == [["-", "- |"], ["110 %", "45 % |"]]
+
+
 def test_predictions_have_a_share_of_the_peak_where_it_is_known(tmp_path: Path) -> None:
     details = {"p50_ms": 1.0, "p99_ms": 2.0, "lost_from_5_tasks": None, "ratio_range": [1.0, 2.0]}
     settings = {"initializer": "omniglot-maml", "resident_tasks": 1, "callers": 1}
