@@ -16,7 +16,16 @@ import typer
 from app import admin_commands, benchmark_commands, comparison_commands, training_commands
 from app.errors import AppError
 from app.settings import Role, Settings
-from app.settings_options import DatabaseOption, DeviceOption, HomeOption, HostOption, PortOption, RedisOption, load_settings
+from app.settings_options import (
+    DatabaseOption,
+    DeviceOption,
+    HomeOption,
+    HostOption,
+    MetricsPortOption,
+    PortOption,
+    RedisOption,
+    load_settings,
+)
 
 cli = typer.Typer(name="innerloop", help="Few-shot adaptation as a REST service.", no_args_is_help=True, pretty_exceptions_enable=False)
 training_commands.register(cli)
@@ -65,10 +74,16 @@ def serve(
 
 @cli.command()
 def worker(
-    device: DeviceOption = None, database_url: DatabaseOption = None, redis_url: RedisOption = None, home_dir: HomeOption = None
+    host: HostOption = None,
+    metrics_port: MetricsPortOption = None,
+    device: DeviceOption = None,
+    database_url: DatabaseOption = None,
+    redis_url: RedisOption = None,
+    home_dir: HomeOption = None,
 ) -> None:
-    """Run a queue worker: the same as serve --role worker."""
-    _run_role(load_settings(device=device, database_url=database_url, redis_url=redis_url, home_dir=home_dir), "worker")
+    """Run a queue worker, as serve --role worker does; it listens on no port unless it is to show its metrics."""
+    given = {"host": host, "metrics_port": metrics_port, "device": device, "database_url": database_url, "redis_url": redis_url}
+    _run_role(load_settings(**given, home_dir=home_dir), "worker")
 
 
 def _run_role(settings: Settings, role: Role) -> None:
@@ -78,7 +93,7 @@ def _run_role(settings: Settings, role: Role) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the servers install their own, a stop during start-up is clean
     try:
         if role == "worker":
-            serving.run_worker_process(settings)
+            serving.run_worker_process(settings, announce=typer.echo)
         else:
             serving.run_http_process(settings, role, announce=typer.echo)
     except KeyboardInterrupt:

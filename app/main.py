@@ -98,7 +98,7 @@ def create_app(settings: Settings, role: Literal["all", "api"] = "all") -> Appli
 @asynccontextmanager
 async def _lifespan(api: FastAPI, settings: Settings, role: Literal["all", "api"], gate: DrainGate) -> AsyncIterator[None]:
     telemetry.settle_opentelemetry()
-    async with build_services(settings) as services, _event_loop_watched():
+    async with build_services(settings) as services, telemetry.event_loop_watched():
         pings = _pings(services)
         async with _worker_beside(services, pings) if role == "all" else contextlib.nullcontext():
             api.state.door = _make_door(settings, services, pings, gate)
@@ -106,15 +106,6 @@ async def _lifespan(api: FastAPI, settings: Settings, role: Literal["all", "api"
                 yield
             finally:
                 gate.close()
-
-
-@asynccontextmanager
-async def _event_loop_watched() -> AsyncIterator[None]:
-    watching = asyncio.create_task(telemetry.watch_event_loop(), name="event loop lag")
-    try:
-        yield
-    finally:
-        watching.cancel()
 
 
 def _make_door(settings: Settings, services: Services, pings: dict[str, Ping], gate: DrainGate) -> Door:

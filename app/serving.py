@@ -9,18 +9,21 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from types import FrameType
 from typing import Literal
 
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
 
+from app import telemetry
 from app.admin import Admin
 from app.composition import build_services
 from app.main import Application, create_app
 from app.one_write import OneWriteProtocol
 from app.settings import Settings
 from app.worker import run_worker
+from app.worker_page import listen, showing_page
 
 _SWITCH_INTERVAL_S = 2.5e-4
 """How long a thread may keep the interpreter from the others: under load the device thread stood still for 5 ms, Python's own choice,
@@ -82,8 +85,7 @@ def run_http_process(settings: Settings, role: Literal["all", "api"], *, announc
 
 def greeting(host: str, port: int, first_key: str | None) -> list[str]:
     """What a person at the terminal needs to begin: the URL, and once only the key."""
-    shown = "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104
-    url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    url = _write_url(host, port)
     if first_key is None:
         return [f"InnerLoop on {url}"]
     return [
@@ -92,16 +94,39 @@ def greeting(host: str, port: int, first_key: str | None) -> list[str]:
     ]
 
 
-def run_worker_process(settings: Settings) -> None:
-    """Works the queue until a signal, on the event loop that uvicorn would choose."""
+def _write_url(host: str, port: int) -> str:
+    """As a browser on this machine can open it."""
+    shown = "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def run_worker_process(settings: Settings, *, announce: Callable[[str], None]) -> None:
+    """Works the queue until a signal, on the event loop that uvicorn would choose. `announce` is told where its page is, if it has one.
+
+    Raises SystemExit, with what to say, where the port of that page cannot be had.
+    """
+    page = _open_page(settings, announce)  # first: nobody waits for torch and the stores to learn that the port is taken
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-        runner.run(_work(settings))
+        runner.run(_work(settings, page))
 
 
-async def _work(settings: Settings) -> None:
+def _open_page(settings: Settings, announce: Callable[[str], None]) -> AbstractAsyncContextManager[None]:
+    if settings.metrics_port is None:
+        return contextlib.nullcontext()
+    try:
+        listening = listen(settings.host, settings.metrics_port)
+    except OSError as error:
+        raise SystemExit(f"INNERLOOP_METRICS_PORT (--metrics-port): expected a port to listen on: {error.strerror}") from None
+    announce(f"Metrics on {_write_url(settings.host, listening.getsockname()[1])}/metrics")
+    telemetry.bridge_opentelemetry()
+    return showing_page(listening)
+
+
+async def _work(settings: Settings, page: AbstractAsyncContextManager[None]) -> None:
+    """The page is there from the beginning, when tables may take long to migrate, to the end, when the last jobs are counted."""
     stop = asyncio.Event()
     for sig in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sig, stop.set)
-    async with build_services(settings) as services:
+    async with page, build_services(settings) as services:
         settle_interpreter()
         await run_worker(services, settings, stop)

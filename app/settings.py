@@ -19,6 +19,12 @@ class Settings(BaseSettings):
     home_dir: Path = Field(Path(".innerloop"), description="Folder of the SQLite file and other local state.")
     host: str = Field("127.0.0.1", description="Address to bind; loopback unless told otherwise.")
     port: int = Field(8000, ge=0, le=65535, description="Port to bind; 0 takes a free one.")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of a worker's own `/metrics` and `/livez`; none unless told: workers on one machine need one each.",
+    )
     database_url: str = Field(
         "",
         pattern=r"^((sqlite(\+aiosqlite)?|postgres|postgresql(\+psycopg)?)://.*)?$",

@@ -12,6 +12,9 @@ from app.settings import Settings
 
 HostOption = Annotated[str | None, typer.Option(help="Address to bind [INNERLOOP_HOST, 127.0.0.1].")]
 PortOption = Annotated[int | None, typer.Option(help="Port to bind, 0 takes a free one [INNERLOOP_PORT, 8000].")]
+MetricsPortOption = Annotated[
+    int | None, typer.Option(help="Port of the worker's /metrics and /livez, 0 takes a free one [INNERLOOP_METRICS_PORT, none].")
+]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda:N [INNERLOOP_DEVICE, auto].")]
 DatabaseOption = Annotated[str | None, typer.Option(help="SQLAlchemy URL [INNERLOOP_DATABASE_URL, a SQLite file].")]
 RedisOption = Annotated[str | None, typer.Option(help="Redis URL [INNERLOOP_REDIS_URL, in-process].")]

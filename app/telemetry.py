@@ -24,7 +24,8 @@ page. FastAPI's own for each request are off: three instruments of that SDK cost
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from functools import cache, partial
 from time import perf_counter
 from typing import Literal, get_args
@@ -148,6 +149,16 @@ def observe_request(seconds: float, method: str, status: int, route: str, protoc
 
 def _known(method: str) -> str:
     return method if method in _METHODS else "_OTHER"
+
+
+@asynccontextmanager
+async def event_loop_watched() -> AsyncIterator[None]:
+    """Watches the event loop while the block runs."""
+    watching = asyncio.create_task(watch_event_loop(), name="event loop lag")
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 async def watch_event_loop(interval_s: float = 0.1) -> None:

@@ -93,6 +93,12 @@ def test_only_the_api_has_a_port_and_it_is_on_loopback() -> None:
     assert all(port.startswith("127.0.0.1:") for port in published["api"])
 
 
+def test_a_worker_is_asked_whether_it_lives_on_the_port_that_it_is_given() -> None:
+    _, option, port = SERVICES["worker"]["command"]
+    assert option == "--metrics-port"
+    assert f"127.0.0.1:{port}/livez" in SERVICES["worker"]["healthcheck"]["test"][-1]
+
+
 @pytest.mark.parametrize("name", ["migrate", "api", "worker"])
 def test_the_services_run_commands_that_exist(name: str) -> None:
     outcome = subprocess.run([sys.executable, "-m", "app.cli", *SERVICES[name]["command"], "--help"], cwd=ROOT, capture_output=True)

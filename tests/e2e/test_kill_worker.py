@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 import time
 from collections import Counter
 from pathlib import Path
 
+import httpx
 import pytest
 
 from app.client import AsyncInnerLoop, NotReadyInTime, TaskInfo
 from tests.e2e.initializers import NAME, drawings
 from tests.e2e.processes import Process, make_key, running, serving
+from tests.servers import free_port
 
 N_TASKS = 200
 LABELS = ["a", "b", "a", "b"]
@@ -41,13 +44,15 @@ async def test_no_adaptation_is_lost_or_doubled_when_a_worker_is_killed(tmp_path
         async with AsyncInnerLoop(api.url, key, timeout_s=60) as client:
             posting = asyncio.create_task(_post_all(client))
             await _kill_midway(client, first)
-            with running(tmp_path, "second", "worker", settings=settings) as second:
+            page_at = free_port()
+            with running(tmp_path, "second", "worker", "--metrics-port", str(page_at), settings=settings) as second:
                 await posting
                 tasks = await _await_all_finished(client, second)
                 assert Counter(task.status for task in tasks) == {"ready": N_TASKS}
                 assert sorted(task.name or "" for task in tasks) == [f"task {index:03}" for index in range(N_TASKS)]
                 assert len({task.id for task in tasks}) == N_TASKS
                 await _check_predicted_once(client, tasks)
+                await _check_counted(f"http://127.0.0.1:{page_at}", second)
                 assert second.stop() == 0, second.tail()
             assert api.stop() == 0, api.tail()
 
@@ -96,3 +101,17 @@ async def _check_predicted_once(client: AsyncInnerLoop, tasks: list[TaskInfo]) -
         assert [(answers.source, len(answers)) for answers in kept] == [("query", 3)], task.id
 
     await asyncio.gather(*map(check, tasks))
+
+
+async def _check_counted(url: str, worker: Process) -> None:
+    """The worker's page has what it did itself, and what docket counts of it, and is announced."""
+    async with httpx.AsyncClient(base_url=url) as nobody:
+        page = (await nobody.get("/metrics")).text
+        assert (await nobody.get("/livez")).is_success
+    ready = re.search(r'^innerloop_adaptations_total\{outcome="ready"\} (\S+)$', page, re.MULTILINE)
+    lanes = re.search(r'^innerloop_lanes_per_batch_sum\{work="adapt"\} (\S+)$', page, re.MULTILINE)
+    assert ready, page
+    assert lanes, page
+    assert 0 < float(ready[1]) <= float(lanes[1])
+    assert "docket_tasks_succeeded_total" in page
+    assert f"Metrics on {url}/metrics" in worker.log.read_text()
