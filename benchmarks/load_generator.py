@@ -129,8 +129,7 @@ async def _send_open(load: Load, due_s: Sequence[float], connections: Connection
     sent: list[asyncio.Task[Sample]] = []
     for number, each_s in enumerate(due_s):
         await asyncio.sleep(start_s + each_s - time.perf_counter())
-        messages = load.clients[number % len(load.clients)]
-        message = messages[number // len(load.clients) % len(messages)]
+        message = choose_message(load.clients, number)
         sent.append(asyncio.create_task(_exchange(connections, message, load.first_number + number, start_s + each_s)))
     counted = [task for task, each_s in zip(sent, due_s, strict=True) if each_s >= load.warm_up_s]
     if sent:
@@ -138,6 +137,15 @@ async def _send_open(load: Load, due_s: Sequence[float], connections: Connection
     for task in sent:
         task.cancel()
     return [task.result() if task.done() and not task.cancelled() else _LOST for task in counted]
+
+
+def choose_message(clients: Sequence[Sequence[Message]], number: int) -> Message:
+    """The request of an open loop that is the number-th to be due: each client in turn, who begin at different places of their round.
+
+    Would all begin at the first place, 64 clients of whose ten messages one adapts would send 64 adaptations in a row.
+    """
+    turn, client = divmod(number, len(clients))
+    return clients[client][(turn + client) % len(clients[client])]
 
 
 async def _exchange(connections: Connections, message: Message, number: int, due_s: float) -> Sample:

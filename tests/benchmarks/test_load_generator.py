@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.http_connection import HOST, encode_request
-from benchmarks.load_generator import Load, Message, exchange_all, send_load
+from benchmarks.load_generator import Load, Message, choose_message, exchange_all, send_load
 
 DELAY_S = 0.05
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -73,6 +73,16 @@ def test_an_open_loop_counts_from_when_a_request_was_due(port: int) -> None:
 def test_what_was_due_in_the_warm_up_does_not_count(port: int) -> None:
     outcome = send_load(Load(port, ((GET,),), window_s=0.1, warm_up_s=0.1, due_s=(0.0, 0.05, 0.12)))
     assert len(outcome.samples) == 1
+
+
+@pytest.mark.parametrize("n_clients", [1, 16, 64, 128])
+def test_in_an_open_loop_one_in_ten_adapts_at_any_time_whatever_the_number_of_clients(n_clients: int) -> None:
+    kinds = ["adapt", *["predict"] * 9]
+    rounds = [tuple(Message(kind, b"%d %d" % (client, turn)) for turn, kind in enumerate(kinds)) for client in range(n_clients)]
+    sent = [choose_message(rounds, number) for number in range(10 * n_clients)]
+    adapts = [message.kind == "adapt" for message in sent]
+    assert set(sent) == {message for messages in rounds for message in messages}
+    assert max(sum(adapts[begin : begin + 10]) for begin in range(len(adapts))) <= 2
 
 
 def test_a_server_that_is_not_there_gives_samples_without_a_reply() -> None:
