@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,11 +26,12 @@ LARGEST_DIFFERENCE = 1e-3
 
 @dataclass(frozen=True)
 class HttpContender:
-    """A running server, how to speak to it, and one adapted model for each client."""
+    """A running server, how to speak to it, and one adapted model for each client; workers: processes behind it, which have metrics too."""
 
     server: Server
     dialect: Dialect
     model_ids: Sequence[str]
+    workers: Sequence[Server] = ()
 
     def plan_client(self, workload: str, client: int) -> tuple[Message, ...]:
         """What one client sends, round and round: workload is adapt, predict or mixed."""
@@ -72,12 +73,12 @@ def running_contenders(
     Disagreement when they do not answer alike."""
     options = ["--folder", str(initializer), "--device", device]
     peers = list_peers(peer_threads)
-    ours, *others = server_process.start_innerloop(folder, initializer, threads, device, stores)
+    ours, *workers = server_process.start_innerloop(folder, initializer, threads, device, stores)
     theirs = [server_process.start_module(peer.module, folder, *options, "--threads", str(peer.threads)) for peer in peers]
-    with server_process.stopping([ours, *others, *theirs]):
+    with server_process.stopping([ours, *workers, *theirs]):
         server_process.await_ready(ours, InnerLoopDialect.ready_path)
         dialect = InnerLoopDialect(initializer.name, server_process.read_first_key(ours))
-        contenders = {OURS: _join(ours, dialect, clients)}
+        contenders = {OURS: replace(_join(ours, dialect, clients), workers=workers)}
         contenders |= {peer.name: _join(server, peer.dialect, clients) for server, peer in zip(theirs, peers, strict=True)}
         check_agreement(contenders)
         yield contenders

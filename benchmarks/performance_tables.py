@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.figures import NOTHING, show, show_latencies, show_loss, show_ratio, show_share
 from benchmarks.markdown import tabulate
-from benchmarks.profile_tables import profile_cache, profile_predict, profile_serve
-from benchmarks.reports import Reports, Row
+from benchmarks.profile_tables import profile_cache, profile_predict
+from benchmarks.reports import Reports, Row, name_peers
+from benchmarks.serve_tables import tabulate_serve
 from benchmarks.setting_names import Name
 
 METHODS = ("maml", "anil", "protonet", "ridge")
@@ -45,7 +46,7 @@ def tabulate_train(reports: Reports) -> str:
 
 def _tabulate_paired(rows: Sequence[Row], names: Sequence[str], rate: str) -> str:
     """Paired times, with a column for each peer, and two for the shares of what the arithmetic alone would do."""
-    peers = _name_peers(rows)
+    peers = name_peers(rows)
     header = [*names, "ours", f"ours, {rate.replace('_per_s', '/s').replace('_', ' ')}", *peers, "ratio (quartiles)"]
     header += ["of the limit", "of the peak"]
     cells = [
@@ -133,46 +134,6 @@ def tabulate_predict(reports: Reports) -> str:
     return "\n\n".join([tabulate(header, cells), *profile_predict(reports.rows("predict"))])
 
 
-def tabulate_serve(reports: Reports) -> str:
-    """Closed loops, open loops, and the owners of the milliseconds."""
-    closed, opened = reports.rows("serve", loop="closed"), reports.rows("serve", loop="open")
-    return "\n\n".join(
-        [
-            "Closed loop, answered requests/s",
-            _tabulate_load(closed, ["deployment", "workload", "clients"]),
-            "Open loop, the 99th percentile in milliseconds; a request that was not answered counts as long as anybody waits",
-            _tabulate_load(opened, ["deployment", "workload", "clients", "rate_per_s"]),
-            "Where the milliseconds of the service went, closed loop, means",
-            profile_serve(closed),
-        ]
-    )
-
-
-def _tabulate_load(rows: Sequence[Row], names: Sequence[str]) -> str:
-    peers = _name_peers(rows)
-    header = [
-        *(name.replace("_per_s", "/s") for name in names),
-        "ours",
-        *peers,
-        "ratio (range of rounds)",
-        "of the limit",
-        "lanes/batch: adapt",
-        "predict",
-    ]
-    cells = [
-        [
-            *(str(row["settings"][name]) for name in names),
-            show(row["ours"]),
-            *(show(row["peers"].get(peer)) for peer in peers),
-            show_ratio(row, row["details"]["ratio_range"]),
-            show_share(row["limit_fraction"]),
-            *(show(row["details"]["contenders"]["ours"]["lanes_per_batch"].get(work)) for work in ("adapt", "predict")),
-        ]
-        for row in rows
-    ]
-    return tabulate(header, cells)
-
-
 def tabulate_cache(reports: Reports) -> str:
     """What callers waited for, and the owners of the milliseconds."""
     header = [
@@ -230,10 +191,6 @@ def tabulate_memory(reports: Reports) -> str:
 
 def _bytes_of(row: Row) -> list[str]:
     return [f"{row['ours']:,.0f}", f"{row['details']['tasks_per_gib']:,}"]
-
-
-def _name_peers(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(peer for row in rows for peer in sorted(row["peers"])))
 
 
 TABLES: Mapping[str, Callable[[Reports], str]] = {

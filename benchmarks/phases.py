@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from benchmarks.http_connection import find_header
@@ -37,10 +38,12 @@ def mean_phases_ms(samples: Iterable[Sample]) -> dict[str, float]:
     return {name: round(sum(split.get(name, 0.0) for split in splits) / len(splits), 3) for name in names}
 
 
-def count_lanes(metrics_page: bytes) -> dict[str, tuple[float, float]]:
-    """Lanes and batches so far, by work, from the service's metrics page."""
-    found = {(work.decode(), part.decode()): float(value) for part, work, value in _LANES.findall(metrics_page)}
-    return {work: (found[work, "sum"], found[work, "count"]) for work, part in found if part == "sum"}
+def count_lanes(*metrics_pages: bytes) -> dict[str, tuple[float, float]]:
+    """Lanes and batches so far, by work, from the metrics pages of the service's processes."""
+    found = defaultdict[tuple[str, str], float](float)
+    for part, work, value in _LANES.findall(b"\n".join(metrics_pages)):
+        found[work.decode(), part.decode()] += float(value)
+    return {work: (found[work, "sum"], found[work, "count"]) for work in sorted({work for work, _ in found})}
 
 
 def mean_lanes(before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]) -> dict[str, float]:

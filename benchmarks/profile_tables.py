@@ -21,10 +21,10 @@ Line = tuple[str, Mapping[str, Any]]
 
 
 def profile_serve(rows: Sequence[Row]) -> str:
-    """A line for each workload, number of clients and kind of request."""
+    """A line for each workload, number of clients and kind of request; of rows of one deployment."""
     return tabulate_owners(
         [
-            (f"{settings['deployment']}, {settings['workload']}, {count(settings['clients'], 'client')}: {kind}", ours[kind])
+            (f"{settings['workload']}, {count(settings['clients'], 'client')}: {kind}", ours[kind])
             for row in rows
             for settings, ours in [(row["settings"], row["details"]["contenders"]["ours"])]
             for kind in ("adapt", "predict")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,11 @@ class Reports:
         present = {name for row in self.rows(benchmark) for name in row["peers"]}
         missing = {name: reason for report in self.of(benchmark) for name, reason in report.missing_peers.items()}
         return {name: reason for name, reason in missing.items() if name not in present}
+
+
+def name_peers(rows: Sequence[Row]) -> list[str]:
+    """Who stands beside us in any of the rows: a column each."""
+    return list(dict.fromkeys(peer for row in rows for peer in sorted(row["peers"])))
 
 
 def read_reports(folder: Path) -> Reports:

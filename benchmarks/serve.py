@@ -6,7 +6,8 @@ Each client has a task of its own, so nothing can be batched but across tenants.
 a plain FastAPI endpoint that runs the loop in the request, and LitServe. Unless `--threads` is given the service has the torch threads
 that it takes by itself, and each peer runs twice: with its own default, and with as many as the service. In a closed loop a client asks
 again when it is answered, and what counts is requests/s; in an open loop requests come when they are due, and what counts is the 99th
-percentile. The service is one process with its embedded defaults, or, `separated`, an API and a worker with PostgreSQL and Redis between.
+percentile. Clients of an open loop are as many tasks, over which the requests are spread. The service is one process with its embedded
+defaults, or, `separated`, an API and a worker with PostgreSQL and Redis between.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import count, groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks import server_process
 from benchmarks.arrivals import poisson_arrivals_s
@@ -35,50 +36,14 @@ from benchmarks.load_generator import DRAIN_S, GeneratorProcess, Load, Message, 
 from benchmarks.phases import count_lanes, mean_lanes, mean_phases_ms
 from benchmarks.rates import Rates, measure_rates
 from benchmarks.rounds import join_rounds
+from benchmarks.serve_settings import Extent, Setting, choose_extent, list_settings
 from benchmarks.server_process import Stores
 from models.artifact import BUNDLED
 from models.devices import count_torch_threads
 
 INITIALIZER = BUNDLED / "omniglot-maml"
-CLIENTS = (1, 4, 16, 64, 128)
-WORKLOADS = ("predict", "adapt", "mixed")
-RATES_PER_S: Mapping[str, Sequence[float]] = {"predict": (50, 200, 400), "adapt": (10, 30, 60), "mixed": (50, 150, 300)}
-OPEN_CLIENTS = 64
-SEPARATED_CLIENTS = (1, 64)
-Deployment = Literal["embedded", "separated"]
 BLOCK = 10_000_000
 """Numbers of one load: more than it can send, so that no two loads share a task's name."""
-
-
-@dataclass(frozen=True)
-class Extent:
-    """How much is measured."""
-
-    clients: Sequence[int]
-    rates_per_s: Mapping[str, Sequence[float]]
-    separated_clients: Sequence[int]
-    window_s: float
-    warm_up_s: float
-    rounds: int
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One line of the table: clients of a closed loop, or a rate of an open one, and how the service is deployed."""
-
-    workload: str
-    clients: int
-    rate_per_s: float | None = None
-    deployment: Deployment = "embedded"
-
-    def __str__(self) -> str:
-        loop = "closed loop" if self.rate_per_s is None else f"open loop at {self.rate_per_s:g}/s"
-        return f"{self.workload}, {self.clients} clients, {loop}, {self.deployment}"
-
-    def describe(self) -> dict[str, Any]:
-        """As the row's settings."""
-        loop = {"loop": "closed"} if self.rate_per_s is None else {"loop": "open", "rate_per_s": self.rate_per_s}
-        return {"deployment": self.deployment, "workload": self.workload, "clients": self.clients, **loop}
 
 
 @dataclass
@@ -92,7 +57,7 @@ class Record:
 
 def run(plan: Plan) -> Findings:
     """The rows of every deployment and workload, closed loop first."""
-    extent, rows = choose_extent(plan), list[Row]()
+    extent, rows = choose_extent(quick=plan.quick), list[Row]()
     with tempfile.TemporaryDirectory() as folder, GeneratorProcess() as generator, borrowed_stores() as (stores, absent):
         settings = plan.choose(list_settings(extent, is_separable=stores is not None))
         ceiling_per_s = measure_ceiling(generator, Path(folder), extent)
@@ -139,28 +104,11 @@ def measure_deployment(
     return rows
 
 
-def choose_extent(plan: Plan) -> Extent:
-    """Everything, or for a smoke run a moment of each kind."""
-    if plan.quick:
-        return Extent((4,), {"predict": (40,)}, (4,), window_s=0.2, warm_up_s=0.1, rounds=1)
-    return Extent(CLIENTS, RATES_PER_S, SEPARATED_CLIENTS, window_s=4.0, warm_up_s=1.0, rounds=3)
-
-
 def choose_peer_threads(plan: Plan) -> list[int]:
     """Those that were asked for; else the peers' own default and, since on few cores that may be theirs to lose by, ours as well."""
     if plan.service_threads or plan.quick or count_torch_threads() == plan.threads:
         return [plan.service_threads]
     return [0, count_torch_threads()]
-
-
-def list_settings(extent: Extent, *, is_separable: bool) -> list[Setting]:
-    """Every line of the table; two separate processes are met in closed loops only."""
-    most = min(OPEN_CLIENTS, max(extent.clients))
-    settings = [Setting(workload, clients) for workload in WORKLOADS for clients in extent.clients]
-    settings += [Setting(workload, most, rate) for workload, rates in extent.rates_per_s.items() for rate in rates]
-    if is_separable:
-        settings += [Setting(workload, clients, None, "separated") for workload in WORKLOADS for clients in extent.separated_clients]
-    return settings
 
 
 def measure_ceiling(generator: GeneratorProcess, folder: Path, extent: Extent) -> float:
@@ -211,8 +159,9 @@ def make_load(contender: HttpContender, setting: Setting, extent: Extent, round_
 
 
 def read_lanes(contender: HttpContender) -> dict[str, tuple[float, float]]:
-    """Lanes and batches so far; the peers count none."""
-    return count_lanes(contender.server.get("/metrics")) if contender.dialect.name == OURS else {}
+    """Lanes and batches so far, of the server and of the workers behind it; the peers count none."""
+    processes = [contender.server, *contender.workers] if contender.dialect.name == OURS else []
+    return count_lanes(*(process.get("/metrics") for process in processes))
 
 
 def is_answered(sample: Sample) -> bool:

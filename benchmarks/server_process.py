@@ -44,16 +44,18 @@ class Stores:
 
 
 def start_innerloop(folder: Path, initializer: Path, threads: int, device: str, stores: Stores | None) -> list[Server]:
-    """`innerloop serve` with its embedded defaults; with `stores`, the API and behind it a worker, each a process. 0 threads: as many as a
-    process takes by itself. The one initializer stands in a folder of its own."""
+    """`innerloop serve` with its embedded defaults; with `stores`, the API and behind it a worker, each a process, the worker with nothing
+    on its port but its own page. 0 threads: as many as a process takes by itself. The one initializer stands in a folder of its own."""
     environment = {"INNERLOOP_INITIALIZERS_DIR": str(offer_initializer(folder, initializer)), "INNERLOOP_TORCH_THREADS": str(threads)}
     database_url, redis_url = (stores.database_url, stores.redis_url) if stores else ("", "")
     where = ["--home-dir", str(folder / "home"), "--device", device, "--database-url", database_url, "--redis-url", redis_url]
     port, python = free_port(), [sys.executable, "-m", "app.cli"]
     serve = [*python, "serve", "--role", "api" if stores else "all", "--host", HOST, "--port", str(port), *where]
     servers = [_start(serve, port, folder / "innerloop.log", environment)]
-    if stores:  # a worker listens on no port
-        servers.append(_start([*python, "worker", *where], 0, folder / "worker.log", environment))
+    if stores:
+        page_at = free_port()
+        worker = [*python, "worker", "--host", HOST, "--metrics-port", str(page_at), *where]
+        servers.append(_start(worker, page_at, folder / "worker.log", environment))
     return servers
 
 

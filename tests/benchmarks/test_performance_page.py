@@ -47,8 +47,9 @@ def adapt_row(lanes: int, ours_ms: float, shot: int = 1, ratio: float = 2.5, lim
     return {"settings": settings, "ours": ours_ms, "peers": peers, "ratio": ratio, "limit_fraction": limit_fraction, "details": details}
 
 
-def serve_row(peers: dict[str, float]) -> dict[str, Any]:
-    settings = {"deployment": "embedded", "workload": "predict", "clients": 64, "loop": "closed"}
+def serve_row(peers: dict[str, float], deployment: str = "embedded", clients: int = 64, rate_per_s: int | None = None) -> dict[str, Any]:
+    loop: dict[str, Any] = {"loop": "closed"} if rate_per_s is None else {"loop": "open", "rate_per_s": rate_per_s}
+    settings = {"deployment": deployment, "workload": "predict", "clients": clients, **loop}
     details = {"ratio_range": [1.0, 2.0], "contenders": CONTENDERS}
     return {"settings": settings, "ours": 600.0, "peers": peers, "ratio": 1.5, "limit_fraction": 0.1, "details": details}
 
@@ -93,9 +94,28 @@ def test_the_plain_endpoint_is_met_with_the_threads_that_suit_it_best(tmp_path: 
     reports = read_reports(tmp_path)
     assert "2.00x | **missed**" in lines_with(write_targets(reports), "predictions/s over HTTP")[0]
     assert "600 predictions a second, 2.00 times those of a plain FastAPI endpoint" in write_summary(reports)
-    assert lines_with(
-        write_section("serve", reports), "| embedded, predict, 64 clients: predict | 2.00 | 4.00 | 2.10 | 0.50 | 0.10 | 1.00 | 0.60 |"
-    )
+    assert lines_with(write_section("serve", reports), "| predict, 64 clients: predict | 2.00 | 4.00 | 2.10 | 0.50 | 0.10 | 1.00 | 0.60 |")
+
+
+def test_loops_of_one_deployment_stand_in_tables_of_their_own_and_clients_of_one_rate_stand_together(tmp_path: Path) -> None:
+    open_loops = [serve_row({}, clients=clients, rate_per_s=rate) for clients, rate in [(1, 200), (64, 50), (64, 200), (128, 200)]]
+    rows = [serve_row({}), *open_loops, serve_row({}, "separated"), serve_row({}, "separated", rate_per_s=50)]
+    leave(tmp_path, "serve", "serve", rows)
+    embedded, separated = write_section("serve", read_reports(tmp_path)).split("**separated**, closed loop")
+    assert lines_with(embedded, "| workload | rate/s | clients | ours |")
+    opened = [line.split(" | ")[1:3] for line in lines_with(embedded.partition("open loop")[2], "| predict | ")]
+    assert opened == [["50", "64"], ["200", "1"], ["200", "64"], ["200", "128"]]
+    assert lines_with(separated, "| predict | 50 | 64 | 600 |")
+    assert not lines_with(separated, "| predict | 200 |")
+
+
+def test_targets_speak_of_closed_loops_of_the_embedded_service_alone(tmp_path: Path) -> None:
+    fast, slow = {"plain endpoint": 1200.0}, {"plain endpoint": 150.0}
+    others = [serve_row(fast, rate_per_s=200), serve_row(fast, "separated"), serve_row(fast, clients=128)]
+    leave(tmp_path, "serve", "serve", [serve_row(slow), *others])
+    reports = read_reports(tmp_path)
+    assert "4.00x | reached" in lines_with(write_targets(reports), "predictions/s over HTTP")[0]
+    assert len(lines_with(write_summary(reports), "predictions a second")) == 1
 
 
 def test_the_share_of_the_peak_stands_beside_that_of_the_limit_and_files_without_it_are_read(tmp_path: Path) -> None:

@@ -50,3 +50,9 @@ def test_mean_lanes_are_those_between_two_pages() -> None:
     assert mean_lanes(before, after) == {"adapt": 8.0}
     assert mean_lanes(after, after) == {}
     assert mean_lanes({}, before) == {"adapt": 1.0}
+
+
+def test_the_lanes_of_all_processes_of_a_service_are_counted_together() -> None:
+    predicted = (PAGE % (3, 6)).replace(b'"adapt"', b'"predict"')
+    assert count_lanes(predicted, PAGE % (2, 8), PAGE % (1, 1)) == {"adapt": (9.0, 3.0), "predict": (6.0, 3.0)}
+    assert count_lanes() == {}

@@ -22,7 +22,7 @@ def test_owners_stand_in_the_order_in_which_they_have_a_request_and_others_behin
     row = make_row({"contenders": {"ours": ours}}, deployment="embedded", workload="predict", clients=1)
     header, _, line = cells_of(profile_serve([row]))
     assert header == ["milliseconds", "p50", "p99", "mean", "device", "outside", "spare"]
-    assert line == ["embedded, predict, 1 client: predict", "1.00", "3.00", "1.50", "1.00", "0.40", "0.10"]
+    assert line == ["predict, 1 client: predict", "1.00", "3.00", "1.50", "1.00", "0.40", "0.10"]
 
 
 def test_a_kind_that_does_not_know_an_owner_has_a_dash_there() -> None:

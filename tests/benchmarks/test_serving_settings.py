@@ -16,6 +16,7 @@ from benchmarks.borrowed_postgres import borrowed_postgres
 from benchmarks.catalogue import Refused
 from benchmarks.harness import Plan
 from benchmarks.http_contenders import list_peers
+from benchmarks.serve_settings import choose_extent, list_settings
 from benchmarks.service_tasks import settled_interpreter
 
 
@@ -62,8 +63,26 @@ def test_without_postgresql_nobody_is_separated_and_the_reason_is_told(monkeypat
     with serve.borrowed_stores() as (stores, absent):
         assert stores is None
     assert "INNERLOOP_BENCHMARK_POSTGRES_URL" in absent["the separated deployment"]
-    deployments = {setting.deployment for setting in serve.list_settings(serve.choose_extent(Plan()), is_separable=False)}
+    deployments = {setting.deployment for setting in list_settings(choose_extent(quick=False), is_separable=False)}
     assert deployments == {"embedded"}
+
+
+def test_both_deployments_meet_the_same_loops_and_the_embedded_one_other_numbers_of_tasks_as_well() -> None:
+    settings = list_settings(choose_extent(quick=False), is_separable=True)
+    embedded, separated = (
+        {str(setting).removesuffix(f", {deployment}") for setting in settings if setting.deployment == deployment}
+        for deployment in ("embedded", "separated")
+    )
+    assert len(embedded) + len(separated) == len(settings), "no setting twice"
+    assert separated < embedded
+    assert len(separated) == 5 * 3 + 3 * 3
+    others = {("predict", 200), ("adapt", 30), ("mixed", 150)}
+    assert embedded - separated == {f"{workload}, {n} clients, open loop at {rate}/s" for workload, rate in others for n in (1, 16, 128)}
+
+
+def test_deployments_are_not_mixed_for_each_is_started_once() -> None:
+    deployments = [setting.deployment for setting in list_settings(choose_extent(quick=True), is_separable=True)]
+    assert deployments == sorted(deployments)
 
 
 def test_a_borrowed_database_has_our_tables_and_is_gone_afterwards(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
