@@ -8,9 +8,9 @@ away once, for the call; every torch operator would do it again, and beside a bu
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -50,14 +50,25 @@ class NativeAnswers:
 
     def make_row(self, memory: Tensor, arrangement: Arrangement) -> Row:
         """A state in `memory`, which must outlive the row."""
-        begin, places, shared = memory.data_ptr(), arrangement.places, self._addresses
-        addresses = [begin + places[name].begin if name in places else shared[name] for name in self.names]
+        numbers, is_behind, n_values = self._plans(arrangement)
+        return Row((numbers + is_behind * memory.data_ptr()).tobytes(), n_values)
+
+    @cached_property
+    def _plans(self) -> Callable[[Arrangement], tuple[Array, Array, int]]:
+        """Of the few arrangements that most states share."""
+        return lru_cache(maxsize=256)(self._plan_row)
+
+    def _plan_row(self, arrangement: Arrangement) -> tuple[Array, Array, int]:
+        """The numbers of a row, which of them are counted from the beginning of the memory, and how many values an answer has."""
+        places, shared = arrangement.places, self._addresses
+        addresses = [places[name].begin if name in places else shared[name] for name in self.names]
         head, kernels = self.names[-2], self.names[: len(self.network.shapes) : 3]
         packed = {name: place.bits for name in kernels if isinstance(place := places.get(name), PackedPlace)}
         bases = [self._bases[name] if name in packed else 0 for name in kernels]
         n_values = places[head].shape[1] if head in places else len(self.shared[head])
-        numbers = (*addresses, n_values, begin, arrangement.n_bytes, max(packed.values(), default=0), *bases)
-        return Row(struct.pack(f"{len(numbers)}q", *numbers), n_values)
+        numbers = (*addresses, n_values, 0, arrangement.n_bytes, max(packed.values(), default=0), *bases)
+        is_behind = [*(name in places for name in self.names), False, True, *[False] * (2 + len(bases))]
+        return np.array(numbers, dtype=np.int64), np.array(is_behind, dtype=np.int64), n_values
 
     def answer(self, residents: Sequence[Resident], queries: Sequence[Array]) -> list[AnsweredLane]:
         """Every lane's answers to its queries (n_query, *input_shape). Raises InvalidQuery, MemoryError."""

@@ -136,7 +136,7 @@ class Installed:
 
     def _make_ready(self, resident: Resident) -> Resident:
         if self.native is not None:
-            return replace(resident, row=self.native.make_row(resident.memory, resident.arrangement))
+            return Resident(resident.memory, resident.arrangement, self.native.make_row(resident.memory, resident.arrangement))
         return replace(resident, memory=resident.memory.to(next(iter(self.params.values())).device))
 
 

@@ -42,7 +42,7 @@ def is_native(tensors: Sequence[Tensor]) -> bool:
 def pack(library: ctypes.PyDLL, tensors: Sequence[Tensor], base: Tensor, packed: Tensor) -> None:
     """Writes `packed`, as many bytes as `models.packing.count_packed_bytes` says. Raises MemoryError."""
     blocks = struct.pack(f"{BLOCK_NUMBERS * len(tensors)}q", *_list_blocks(tensors))
-    _call(library.pack, blocks, len(tensors), base, packed.data_ptr())
+    _require_memory(library.pack(blocks, len(tensors), base.data_ptr(), len(base), packed.data_ptr()))
 
 
 def measure(library: ctypes.CDLL, weights: Sequence[tuple[Tensor, Tensor]]) -> Array:
@@ -107,40 +107,48 @@ def describe_places(places: Sequence[Place]) -> Array:
 def unpack(library: ctypes.PyDLL, packed: Array, base: Tensor, memory: Tensor, blocks: Array) -> bool:
     """Writes the tensors that `describe_places` gave; whether all their numbers are finite. `packed` is of the size that these have.
     Raises MemoryError."""
-    placed = blocks.copy()
-    placed[:, 0] += memory.data_ptr()
-    return _call(library.unpack, placed.tobytes(), len(placed), base, packed.ctypes.data) == 1
+    addresses = base.data_ptr(), len(base), packed.ctypes.data, memory.data_ptr()
+    return _require_memory(library.unpack(blocks.ctypes.data, len(blocks), *addresses)) == 1
 
 
 @dataclass(frozen=True)
 class Moves:
-    """What becomes of the bytes of a state that need no unpacking, as `bring_back` of `packing.c` reads it.
+    """What becomes of the bytes of a state, as `bring_back` of `packing.c` reads it.
 
     copies: (n, 3) from, to, bytes. ones: (n, 2) bytes that are one. scales: (n, 2) the first and how many, of packed weights.
+    blocks: what `describe_places` gave of the tensors that are packed as one, whose bytes begin at `fine`. base: what they differ from.
     """
 
     copies: Array
     ones: Array
     scales: Array
+    blocks: Array
+    base: Tensor
+    fine: int
 
     @cached_property
-    def arguments(self) -> tuple[int, ...]:
-        """Where they lie, and how many they are."""
-        return tuple(chain.from_iterable((each.ctypes.data, len(each)) for each in (self.copies, self.ones, self.scales)))
+    def _told(self) -> Array:
+        lists = (self.copies, self.ones, self.scales, self.blocks)
+        told = [*chain.from_iterable((each.ctypes.data, len(each)) for each in lists), self.base.data_ptr(), len(self.base), self.fine]
+        return np.array(told, dtype=np.int64)
+
+    @cached_property
+    def address(self) -> int:
+        """Where they are told."""
+        return self._told.ctypes.data
 
 
-def plan_moves(copies: Sequence[tuple[int, int, int]], ones: Sequence[tuple[int, int]], scales: Sequence[tuple[int, int]]) -> Moves:
-    """The same from lists, of which any may be empty."""
-    return Moves(*(np.array(each, dtype=np.int64).reshape(len(each), -1 if each else 0) for each in (copies, ones, scales)))
+def list_numbers(numbers: Sequence[tuple[int, ...]]) -> Array:
+    """A list of `Moves`, which may be empty."""
+    return np.array(numbers, dtype=np.int64).reshape(len(numbers), -1 if numbers else 0)
 
 
 def bring_back(library: ctypes.PyDLL, encoded: bytes, memory: Tensor, moves: Moves) -> bool:
-    """Moves them; whether every scale is one that gives finite numbers."""
-    return bool(library.bring_back(encoded, memory.data_ptr(), *moves.arguments))
+    """Moves them; whether all numbers are finite. Raises MemoryError."""
+    return _require_memory(library.bring_back(encoded, memory.data_ptr(), moves.address)) == 1
 
 
-def _call(function: ctypes._NamedFuncPointer, blocks: bytes, n_blocks: int, base: Tensor, packed: int) -> int:
-    found: int = function(blocks, n_blocks, base.data_ptr(), len(base), packed)
+def _require_memory(found: int) -> int:
     if found < 0:
         raise MemoryError(_NO_MEMORY)
     return found

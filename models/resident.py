@@ -61,9 +61,9 @@ class PackedPlace(Place):
         return weight
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arrangement:
-    """Where the tensors of a state lie."""
+    """Where the tensors of a state lie: one for all states that are alike, and equal to itself only."""
 
     places: Mapping[str, Place]
     n_bytes: int

@@ -20,13 +20,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import struct
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,33 +36,16 @@ from models.errors import IncompatibleState
 from models.kernel_bits import choose_bits, foresee_errors, weigh_channels
 from models.native.library import find_packing, find_packing_of_many
 from models.packing import Room, pack, unpack
-from models.packing_native import Moves, bring_back, plan_moves
+from models.packing_native import Moves, are_native, bring_back, list_numbers
 from models.resident import Arrangement, Resident, arrange
 from models.slab import Slab
+from models.state_head import HEAD_BYTES, Extent, make_head, read_head
 from models.support import MASKS, Params, State, is_finite, padded_axes
-
-VERSION = 5
-"""1 was every tensor as it is, 2 had these numbers in safetensors, 3 packed all numbers of 12 bits as one, 4 had 12 bits for all kernels.
-A state of another version is refused, and the service makes it anew."""
-
-HEAD, CHECK = struct.Struct("<8sBBHI"), struct.Struct("<I")
-"""Digest of the meta-parameters, version, bits of a kernel's number, number of classes, number of examples; and a checksum of these, for
-sizes are read off them."""
-
-HEAD_BYTES = HEAD.size + CHECK.size
 
 LEAST_COARSE = 1024
 """Smaller tensors (biases, scales, a first convolution) move furthest and matter most, and cost little."""
 
 Array = npt.NDArray[Any]
-
-
-class Extent(NamedTuple):
-    """What sizes follow from: bits of a kernel's number, and as MASKS has them, classes and examples."""
-
-    bits: int
-    n_way: int
-    n_support: int
 
 
 @dataclass(frozen=True)
@@ -135,18 +116,18 @@ class StateFormat:
     def decode(self, encoded: bytes) -> Resident:
         """One lane's state on the CPU, the same for the same bytes. Raises IncompatibleState when they are not of this format.
 
-        By numpy, and the numbers by C: torch would give the interpreter away for each tensor, see decision 20.
+        In one call of C: who brings it back holds the interpreter, and torch would give it away for each tensor, see decision 20.
         """
-        extent = self._read_head(encoded)
-        layout = self._layouts(extent)
+        layout = self._layouts_of_heads(encoded[:HEAD_BYTES])
         if len(encoded) != layout.n_bytes:
-            of = f"of {extent.n_way} classes and {extent.n_support} examples"
+            of = f"of {layout.extent.n_way} classes and {layout.extent.n_support} examples"
             raise IncompatibleState(f"the state is {len(encoded)} bytes, expected {layout.n_bytes} {of}")
         resident = Resident(self.slab.take(layout.arrangement.n_bytes), layout.arrangement)
         library = find_packing()
-        if library is None or not bring_back(library, encoded, resident.memory, layout.moves):
+        if library is None or layout.moves is None or not bring_back(library, encoded, resident.memory, layout.moves):
             self._move(resident, layout, encoded)
-        self._unpack(resident, layout, encoded)
+        if self._unfinished:
+            self._unpack(resident, layout, encoded)
         return resident
 
     def hold(self, state: State) -> Resident:
@@ -157,18 +138,13 @@ class StateFormat:
             tensor.copy_(state[name])
         return resident
 
+    @cached_property
+    def _layouts_of_heads(self) -> Callable[[bytes], _Layout]:
+        """Of the same few heads again and again."""
+        return lru_cache(maxsize=256)(lambda head: self._layouts(self._read_head(head)))
+
     def _read_head(self, encoded: bytes) -> Extent:
-        if len(encoded) < HEAD_BYTES:
-            raise IncompatibleState(f"the state is {len(encoded)} bytes, expected a head of {HEAD_BYTES} and more")
-        digest, version, *sizes = HEAD.unpack_from(encoded)
-        extent = Extent(*sizes)
-        if CHECK.unpack_from(encoded, HEAD.size) != (zlib.crc32(encoded[: HEAD.size]),):
-            raise IncompatibleState(f"the state has no head of format {VERSION}, or it is spoilt: its checksum is not that of its bytes")
-        if (version, digest) != (VERSION, self.digest):
-            what = f"format {version} from meta-parameters {digest.hex()}"
-            raise IncompatibleState(f"the state is of {what}, expected format {VERSION} from {self.digest.hex()}")
-        if extent.bits not in packed_weights.BITS:
-            raise IncompatibleState(f"the state has {extent.bits} bits for a kernel's number, expected one of {packed_weights.BITS}")
+        extent = read_head(encoded, self.digest)
         for mask, count in zip(MASKS, extent[1:], strict=True):
             if bool(count) != (mask in self.template):
                 raise IncompatibleState(f"the state has {count} rows under `{mask}`, expected {'none' if count else 'one or more'}")
@@ -184,17 +160,22 @@ class StateFormat:
         for mask in MASKS:
             if mask in places:
                 bytes_[places[mask].begin : places[mask].end] = True
-
-    def _unpack(self, resident: Resident, layout: _Layout, encoded: bytes) -> None:
-        """The numbers that do not stay packed. Raises IncompatibleState."""
-        places = resident.arrangement.places
-        for name, base in self.coarse.items():
-            if name not in self.keeps:
-                packed_weights.unpack(layout.find(encoded, name), base, layout.bits, places[name].view(resident.memory))
         if self.fine:
             _check_finite("fine", unpack(layout.find(encoded, "fine"), self.base, resident.memory, layout.fine))
-        for name in self.plain:
-            if places[name].dtype.is_floating_point:
+
+    @cached_property
+    def _unfinished(self) -> Sequence[str]:
+        """What is to be looked at once the C is done: kernels that do not stay packed, and floats that are as they were."""
+        floats = [name for name in self.plain if self.template[name].is_floating_point()]
+        return [*(name for name in self.coarse if name not in self.keeps), *floats]
+
+    def _unpack(self, resident: Resident, layout: _Layout, encoded: bytes) -> None:
+        """The kernels that do not stay packed, and a look at what C does not know. Raises IncompatibleState."""
+        for name in self._unfinished:
+            if name in self.coarse:
+                base, place = self.coarse[name], resident.arrangement.places[name]
+                packed_weights.unpack(layout.find(encoded, name), base, layout.extent.bits, place.view(resident.memory))
+            else:
                 _check_finite(name, is_finite(resident.state[name]))
 
     @cached_property
@@ -216,27 +197,31 @@ class StateFormat:
         sizes |= {name: arrangement.places[name].n_bytes for name in self.plain}
         ends = list(accumulate(sizes.values(), initial=HEAD_BYTES))
         parts = dict(zip(sizes, zip(sizes.values(), ends, strict=False), strict=True))
-        return _Layout(arrangement, fine, parts, ends[-1], self._plan_moves(arrangement, parts), extent.bits)
+        return _Layout(extent, arrangement, fine, parts, ends[-1], self._plan_moves(arrangement, fine, parts))
 
-    def _plan_moves(self, arrangement: Arrangement, parts: Mapping[str, tuple[int, int]]) -> Moves:
+    def _plan_moves(self, arrangement: Arrangement, fine: Room, parts: Mapping[str, tuple[int, int]]) -> Moves | None:
+        """None where the C cannot do all of it."""
         places = arrangement.places
+        if not are_native(fine.places):
+            return None
         copies = [(parts[name][1], places[name].begin, parts[name][0]) for name in (*sorted(self.keeps), *self.plain)]
         ones = [(places[mask].begin, places[mask].n_bytes) for mask in MASKS if mask in places]
         scales = [(parts[name][1], base.shape[1]) for name, base in self.coarse.items()]
-        return plan_moves(copies, ones, scales)
+        begin = parts["fine"][1] if self.fine else HEAD_BYTES
+        return Moves(list_numbers(copies), list_numbers(ones), list_numbers(scales), fine.blocks, self.base, begin)
 
 
 @dataclass(frozen=True)
 class _Layout:
     """Where states of one extent lie. parts: of the `n_bytes` that are written, how many are each tensor's, or all `fine` ones', and where
-    these begin. moves: those that need no unpacking."""
+    these begin. moves: what the C makes of them."""
 
+    extent: Extent
     arrangement: Arrangement
     fine: Room
     parts: Mapping[str, tuple[int, int]]
     n_bytes: int
-    moves: Moves
-    bits: int
+    moves: Moves | None
 
     def find(self, encoded: bytes, name: str) -> Array:
         """A part of what was written."""
@@ -248,12 +233,6 @@ def _resize(name: str, model: Tensor, counts: Mapping[str, int]) -> Tensor:
     padded = [counts[mask] for mask in padded_axes(name)]
     shape = (1, *padded, *model.shape[1 + len(padded) :])
     return torch.empty(shape, dtype=model.dtype, device="meta") if padded else model
-
-
-def make_head(digest: bytes, extent: Extent, version: int = VERSION) -> bytes:
-    """What a state begins with."""
-    written = HEAD.pack(digest, version, *extent)
-    return written + CHECK.pack(zlib.crc32(written))
 
 
 def describe_states(template: State, params: Params) -> StateFormat:

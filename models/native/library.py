@@ -22,12 +22,13 @@ _CONV4 = {
     "describe": [_POINTER, _POINTER, _INT, _INT, _INT, _POINTER],
     "push": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
 }
-_PACKING = {
-    **{name: [_POINTER, _INT, _POINTER, _LONG, _POINTER] for name in ("pack", "unpack")},
+_PACKING: Mapping[str, Sequence[type]] = {
+    "pack": [_POINTER, _INT, _POINTER, _LONG, _POINTER],
+    "unpack": [_POINTER, _INT, _POINTER, _LONG, _POINTER, _POINTER],
     "measure_weight": [_POINTER, _POINTER, _LONG, _LONG, _POINTER],
     "pack_weight": [_POINTER, _POINTER, _LONG, _LONG, _POINTER, _INT, _POINTER],
     "unpack_weight": [_POINTER, _POINTER, _LONG, _LONG, _INT, _POINTER],
-    "bring_back": [_POINTER, _POINTER, *(_POINTER, _INT) * 3],
+    "bring_back": [_POINTER, _POINTER, _POINTER],
 }
 _PACKING_ALL = {"measure_all": [_POINTER, _INT], "pack_all": [_POINTER, _INT, _POINTER, _INT]}
 MOST_CHANNELS = 512

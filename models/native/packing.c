@@ -5,38 +5,18 @@
  *
  * Compiled with -ffp-contract=off: a product that is not rounded before its sum would be another number than torch's.
  */
-#include <float.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "packed.h"
+#include "weights.h"
 
 #define EXPORT __attribute__((visibility("default")))
 #define TILE 32
-#define INFINITE 0x7f800000 /* the bits of infinity: those of numbers are below, those of NaN above, the sign left out */
-#define WITHOUT_SIGN 0x7fffffff
 
 typedef int16_t unaligned_int16 __attribute__((aligned(1), may_alias));
-typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int32_t float_bits __attribute__((may_alias));
 
 /* Float32 rows in memory: a row's numbers are counted along three axes, the last one fastest. Strides are in numbers. */
 typedef struct {
     float *numbers;
     int64_t n_rows, row, size[3], stride[3];
 } Block;
-
-/* A weight to pack: `lines` (n_lines, channels), which differ from `base`; the largest difference of each channel, which is found first; and how many
- * bits a number gets. */
-typedef struct {
-    const float *lines, *base;
-    int64_t n_lines, channels;
-    float *largest;
-    int64_t bits;
-    uint8_t *packed;
-} Weight;
 
 /* Blocks to pack as one, of which the first `n_base` numbers differ from `base`. */
 typedef struct {
@@ -57,6 +37,21 @@ typedef struct {
     int64_t begin, count;
 } Run;
 
+/* What becomes of a state's bytes: `copies`; bytes that are one; and numbers in 20 bits from `fine` on, whose blocks are told as behind the
+ * beginning of what is made. scales: those of packed weights, in what was written. */
+typedef struct {
+    const Copy *copies;
+    int64_t n_copies;
+    const Run *ones;
+    int64_t n_ones;
+    const Run *scales;
+    int64_t n_scales;
+    const Block *blocks;
+    int64_t n_blocks;
+    const float *base;
+    int64_t n_base, fine;
+} Moves;
+
 /* Where the parts of a group begin. */
 typedef struct {
     int64_t n_numbers, half;
@@ -65,10 +60,10 @@ typedef struct {
 
 static int64_t columns(const Block *b) { return b->size[0] * b->size[1] * b->size[2]; }
 
-static Parts find_parts(const Block *blocks, int n_blocks, uint8_t *packed) {
+static Parts find_parts(const Block *blocks, int n_blocks, const uint8_t *from) {
     int64_t n_rows = 0, n_numbers = 0;
     for (int i = 0; i < n_blocks; i++) n_rows += blocks[i].n_rows, n_numbers += blocks[i].n_rows * columns(&blocks[i]);
-    uint8_t *upper = packed + 4 * n_rows;
+    uint8_t *packed = (uint8_t *)from, *upper = packed + 4 * n_rows;
     return (Parts){n_numbers, (n_numbers + 1) / 2, packed, upper, upper + 2 * n_numbers};
 }
 
@@ -115,29 +110,6 @@ static int64_t count_moved(int64_t begin, int64_t length, int64_t n_base) {
     return left < 0 ? 0 : left < length ? left : length;
 }
 
-/* The bits of the largest number, its sign left out: they are ordered as the numbers are. */
-static int32_t find_largest(const float *row, int64_t length) {
-    int32_t largest = 0;
-    for (int64_t i = 0; i < length; i++) {
-        const int32_t bits = ((const float_bits *)row)[i] & WITHOUT_SIGN;
-        largest = bits > largest ? bits : largest;
-    }
-    return largest;
-}
-
-/* What numbers are counted in, so that the largest is the largest integer of so many bits; NaN, always the same one, where any number is. */
-static float find_step(const int bits, int32_t largest) {
-    float found;
-    memcpy(&found, &largest, sizeof found);
-    found = largest > INFINITE ? NAN : found / (float)((1 << (bits - 1)) - 1);
-    return found < FLT_MIN ? FLT_MIN : found;
-}
-
-static int32_t count_steps(float number, float step) {
-    const float steps = number / step;
-    return steps == steps ? (int32_t)rintf(steps) : 0;
-}
-
 static void pack_row(const float *row, int64_t begin, int64_t length, int32_t *whole, uint8_t *scale, const Parts *to) {
     const float step = find_step(20, find_largest(row, length));
     memcpy(scale, &step, sizeof step);
@@ -178,15 +150,17 @@ EXPORT int pack(const Block *blocks, int n_blocks, const float *base, int64_t n_
     return 0;
 }
 
-/* The blocks from `packed`. 1 where every number is finite, 0 where one is not, -1 without memory. */
-EXPORT int unpack(const Block *blocks, int n_blocks, const float *base, int64_t n_base, uint8_t *packed) {
+/* The blocks, told as behind `memory`, from `packed`. 1 where every number is finite, 0 where one is not, -1 without memory. */
+EXPORT int unpack(const Block *blocks, int n_blocks, const float *base, int64_t n_base, const uint8_t *packed, uint8_t *memory) {
     const Parts from = find_parts(blocks, n_blocks, packed);
     const uint8_t *scale = from.scales;
     float *tile = make_tile(blocks, n_blocks);
     int64_t begin = 0;
     int finite = 1;
     if (!tile) return -1;
-    for (const Block *b = blocks; b < blocks + n_blocks; b++)
+    for (const Block *b = blocks; b < blocks + n_blocks; b++) {
+        Block placed = *b;
+        placed.numbers = (float *)(memory + (intptr_t)b->numbers);
         for (int64_t first = 0, length = columns(b); first < b->n_rows; first += TILE) {
             const int count = b->n_rows - first < TILE ? (int)(b->n_rows - first) : TILE;
             for (int r = 0; r < count; r++, begin += length, scale += 4) {
@@ -195,62 +169,16 @@ EXPORT int unpack(const Block *blocks, int n_blocks, const float *base, int64_t 
                 for (int64_t i = 0, moved = count_moved(begin, length, n_base); i < moved; i++) row[i] += base[begin + i];
             }
             finite &= find_largest(tile, count * length) < INFINITE;
-            write_rows(b, first, count, tile);
+            write_rows(&placed, first, count, tile);
         }
+    }
     free(tile);
     return finite;
 }
 
-/* A scale of twelve bits, no smaller: see packed.h. */
-static float shorten(float scale) {
-    uint32_t bits;
-    memcpy(&bits, &scale, sizeof bits);
-    bits = (bits + 0xfff) & ~0xfffu;
-    memcpy(&scale, &bits, sizeof bits);
-    return scale;
-}
-
 /* The largest difference of each channel of `lines` (n_lines, channels), its sign left out; NaN where any is. */
 EXPORT int measure_weight(const float *lines, const float *base, int64_t n_lines, int64_t channels, float *largest) {
-    float_bits *most = (float_bits *)largest;
-    memset(largest, 0, channels * sizeof *largest);
-    for (int64_t line = 0; line < n_lines; line++, lines += channels, base += channels)
-        for (int64_t c = 0; c < channels; c++) {
-            const float moved = lines[c] - base[c];
-            int32_t bits;
-            memcpy(&bits, &moved, sizeof bits);
-            bits &= WITHOUT_SIGN;
-            most[c] = bits > most[c] ? bits : most[c];
-        }
-    return 0;
-}
-
-/* One line of `whole` numbers. */
-static void write_line(const int bits, const int32_t *whole, int64_t channels, uint8_t *line) {
-    const int64_t half = (channels + 1) / 2;
-    for (int64_t c = 0; c < channels; c++) line[c] = (uint8_t)(bits == 8 ? whole[c] : whole[c] >> 4);
-    if (bits == 8) return;
-    uint8_t *pairs = line + channels;
-    for (int64_t c = 0; c < half; c++) pairs[c] = whole[c] & 15;
-    for (int64_t c = half; c < channels; c++) pairs[c - half] |= (uint8_t)(whole[c] << 4);
-}
-
-/* `packed` from a weight whose largest differences are there. 0, or -1 without memory. */
-static int pack_one(const Weight *w) {
-    const int64_t channels = w->channels;
-    const int bits = (int)w->bits;
-    int32_t *whole = malloc(channels * (sizeof(int32_t) + sizeof(float)));
-    float *scales = (float *)(whole + channels);
-    if (!whole) return -1;
-    for (int64_t c = 0; c < channels; c++) scales[c] = shorten(find_step(bits, ((const float_bits *)w->largest)[c]));
-    memcpy(w->packed, scales, channels * sizeof *scales);
-    uint8_t *line = w->packed + channels * sizeof *scales;
-    for (int64_t i = 0; i < w->n_lines; i++, line += line_bytes(bits, (int)channels)) {
-        const float *from = w->lines + i * channels, *base = w->base + i * channels;
-        for (int64_t c = 0; c < channels; c++) whole[c] = count_steps(from[c] - base[c], scales[c]);
-        write_line(bits, whole, channels, line);
-    }
-    free(whole);
+    measure_one(&(Weight){lines, base, n_lines, channels, largest});
     return 0;
 }
 
@@ -267,7 +195,7 @@ EXPORT int unpack_weight(const uint8_t *packed, const float *base, int64_t n_lin
 
 /* The largest differences of all of them. */
 EXPORT int measure_all(const Weight *weights, int n_weights) {
-    for (const Weight *w = weights; w < weights + n_weights; w++) measure_weight(w->lines, w->base, w->n_lines, w->channels, w->largest);
+    for (const Weight *w = weights; w < weights + n_weights; w++) measure_one(w);
     return 0;
 }
 
@@ -279,15 +207,15 @@ EXPORT int pack_all(const Weight *weights, int n_weights, const Group *groups, i
     return failed;
 }
 
-/* A state's `to` from its bytes, as far as these need no unpacking: `copies`, and bytes that are one (`ones`). 0 where a scale is among `scales` (in
- * `from`) with which a number could be infinite, or which is none; else 1. */
-EXPORT int bring_back(const uint8_t *from, uint8_t *to, const Copy *copies, int n_copies, const Run *ones, int n_ones, const Run *scales,
-                      int n_scales) {
+/* A state's `to` from its bytes. 1, or 0 where a number is not finite, or a scale is among `scales` with which one could be infinite, or which is
+ * none; -1 without memory. */
+EXPORT int bring_back(const uint8_t *from, uint8_t *to, const Moves *m) {
     int finite = 1;
-    for (int i = 0; i < n_copies; i++) memcpy(to + copies[i].to, from + copies[i].from, copies[i].bytes);
-    for (int i = 0; i < n_ones; i++) memset(to + ones[i].begin, 1, ones[i].count);
-    for (int i = 0; i < n_scales; i++)
-        for (int64_t c = 0; c < scales[i].count; c++)
-            finite &= fabsf(((const unaligned_float *)(from + scales[i].begin))[c]) <= FLT_MAX / 4096;
-    return finite;
+    for (const Copy *each = m->copies; each < m->copies + m->n_copies; each++) memcpy(to + each->to, from + each->from, each->bytes);
+    for (const Run *each = m->ones; each < m->ones + m->n_ones; each++) memset(to + each->begin, 1, each->count);
+    for (const Run *each = m->scales; each < m->scales + m->n_scales; each++)
+        for (int64_t c = 0; c < each->count; c++)
+            finite &= fabsf(((const unaligned_float *)(from + each->begin))[c]) <= FLT_MAX / 4096;
+    const int unpacked = unpack(m->blocks, (int)m->n_blocks, m->base, m->n_base, from + m->fine, to);
+    return unpacked < 0 ? unpacked : unpacked & finite;
 }

@@ -14,5 +14,5 @@ def test_a_process_that_has_its_stores_to_itself_remembers_tasks_for_longer(tmp_
 
 @pytest.mark.parametrize("shared", [{"database_url": "postgresql+psycopg://there/db"}, {"redis_url": "redis://there"}])
 def test_one_that_shares_a_store_asks_again_after_a_second(shared: dict[str, str], tmp_path: Path) -> None:
-    memory, usual = choose_memory(Settings(home_dir=tmp_path, **shared), LocalSignals()), ServingMemory(LocalSignals())
+    memory, usual = choose_memory(Settings.model_validate({"home_dir": tmp_path, **shared}), LocalSignals()), ServingMemory(LocalSignals())
     assert memory.ttl_s == usual.ttl_s == 1.0

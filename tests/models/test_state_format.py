@@ -20,7 +20,8 @@ from models.methods import build_learner
 from models.native.library import find_packing
 from models.packed_weights import MOST_SCALE
 from models.serving import adapt_lanes, make_template
-from models.state_format import HEAD_BYTES, VERSION, Extent, StateFormat, describe_states
+from models.state_format import StateFormat, describe_states
+from models.state_head import HEAD_BYTES, VERSION, Extent, make_head, read_head
 from models.support import Params, State, Support, make_support
 from tests.models.test_initializers import draw
 
@@ -50,7 +51,7 @@ NEAR = {**STATE, **{name: PARAMS[name] + (STATE[name] - PARAMS[name]) / 1000 for
 
 
 def read_bits(encoded: bytes) -> int:
-    return FORMAT._read_head(encoded).bits
+    return read_head(encoded, FORMAT.digest).bits
 
 
 def make_example_state(n_way: int, n_support: int) -> State:
@@ -195,13 +196,13 @@ def test_states_of_other_weights_or_of_another_format_say_what_was_expected() ->
         FORMAT.decode(describe_states(FORMAT.template, others).encode(STATE))
     with pytest.raises(IncompatibleState, match=f"no head of format {VERSION}"):
         FORMAT.decode(save({name: tensor.contiguous() for name, tensor in STATE.items()}))
-    head = state_format.make_head(FORMAT.digest, Extent(12, 3, 0), VERSION + 1)
+    head = make_head(FORMAT.digest, Extent(12, 3, 0), VERSION + 1)
     with pytest.raises(IncompatibleState, match=f"format {VERSION + 1} .* expected format {VERSION}"):
         FORMAT.decode(head + ENCODED[HEAD_BYTES:])
 
 
 def replace_head(encoded: bytes, format_: StateFormat, classes: int, examples: int, bits: int = 12) -> bytes:
-    return state_format.make_head(format_.digest, Extent(bits, classes, examples)) + encoded[HEAD_BYTES:]
+    return make_head(format_.digest, Extent(bits, classes, examples)) + encoded[HEAD_BYTES:]
 
 
 FEWER, MORE = ENCODED[:-1], ENCODED + b"0"

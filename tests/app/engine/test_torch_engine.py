@@ -22,7 +22,7 @@ from app.engine.torch_engine import TRANSLATION, TorchEngine, translate
 from models.learner import Adaptation, Learner
 from models.methods import build_learner
 from models.resident import Resident
-from models.state_format import HEAD_BYTES
+from models.state_head import HEAD_BYTES
 from models.support import Params, State, Support
 
 CONV4 = {"kind": "conv4", "filters": 8, "groups": 4}
