@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/admin", tags=["admin"])
 @router.post(
     "/initializers/{name}/reload",
     summary="Take an initializer's files as its next version",
-    responses={200: {"model": ReloadJson}, **problems(404, 409, 413, 415, 422, *COMMON)},
+    responses={200: {"model": ReloadJson}, **problems(404, 409, 413, 415, *COMMON)},
     openapi_extra=request_body(ReloadRequest, required=False),
 )
 async def reload_initializer(request: Request, door: DoorDep, _caller: AdminDep, name: InitializerPath) -> Response:
@@ -31,7 +31,7 @@ async def reload_initializer(request: Request, door: DoorDep, _caller: AdminDep,
     "/keys",
     status_code=201,
     summary="Make an API key",
-    responses={201: {"model": NewKeyJson}, **problems(413, 415, 422, *COMMON)},
+    responses={201: {"model": NewKeyJson}, **problems(413, 415, *COMMON)},
     openapi_extra=request_body(KeyRequest),
 )
 async def create_key(request: Request, door: DoorDep, _caller: AdminDep) -> Response:

@@ -24,8 +24,8 @@ R = TypeVar("R")
 THREAD_FROM_BYTES = 256 * 1024
 """Bodies from here on are parsed in a thread: about 1 ms of work, which the event loop's other requests should not wait for."""
 
-_MAX_ISSUES = 20
-_MAX_FAULTS = 10 * _MAX_ISSUES  # pydantic reports every member of a union it tried; a body of half a million unknown keys has as many
+MAX_ISSUES = 20
+_MAX_FAULTS = 10 * MAX_ISSUES  # pydantic reports every member of a union it tried; a body of half a million unknown keys has as many
 _WORDS = {
     "model_type": "Input should be an object",
     "dict_type": "Input should be an object",
@@ -91,7 +91,7 @@ def validate(model: type[M], document: Any, *, under: str = "#") -> M:
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False, include_context=False)[:_MAX_FAULTS]
     issues = {pointer_to(fault["loc"], under): _expectation(model, fault) for fault in reversed(faults)}
-    listed = [Issue(pointer, detail) for pointer, detail in reversed(issues.items())][:_MAX_ISSUES]
+    listed = [Issue(pointer, detail) for pointer, detail in reversed(issues.items())][:MAX_ISSUES]
     fault_class = _class_of(faults[0]["loc"], under)
     raise fault_class(f"{listed[0].pointer}: {listed[0].detail}", issues=listed)
 
@@ -115,8 +115,12 @@ def _keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]
 
 def pointer_to(location: Sequence[int | str], under: str = "#") -> str:
     """A JSON pointer (RFC 6901) from where pydantic found the fault; what it adds about unions is left out."""
-    steps = [str(step).replace("~", "~0").replace("/", "~1") for step in location if not _is_branch(step)]
-    return "/".join([under, *steps])
+    return "/".join([under, *(escape(str(step)) for step in location if not _is_branch(step))])
+
+
+def escape(step: str) -> str:
+    """One step of a JSON pointer, whatever characters it has."""
+    return step.replace("~", "~0").replace("/", "~1")
 
 
 def _is_branch(step: int | str) -> bool:

@@ -10,11 +10,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, cast
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, Path, Query, Request, params
+from fastapi.dependencies.utils import get_flat_params
 
+from app.api.bodies import MAX_ISSUES, escape
 from app.api.middleware import DrainGate, find_header
+from app.api.problems import InvalidParameter
 from app.domain import Caller
-from app.errors import Forbidden, NotFound, Unauthenticated
+from app.errors import Forbidden, Issue, NotFound, Unauthenticated
 from app.services.initializers import InitializerService
 from app.services.keys import KeyService
 from app.services.predictions import PredictionService
@@ -57,11 +60,33 @@ DoorDep = Annotated[Door, Depends(get_door)]
 
 
 async def authenticate(request: Request, door: DoorDep) -> Caller:
-    """Who calls, by `Authorization: Bearer`, `X-API-Key` or the cookie, in this order. Raises Unauthenticated."""
+    """Who calls, by `Authorization: Bearer`, `X-API-Key` or the cookie, in this order. Raises Unauthenticated, InvalidParameter.
+
+    Every endpoint behind a key asks this first, so unknown query parameters are refused here, for all of them, and of callers who are
+    known. Where no key is asked for they are ignored: probes, scrapers and links bring parameters of their own.
+    """
     text = find_key(request)
     if not text:
         raise Unauthenticated("expected an API key: Authorization: Bearer il_..., or X-API-Key: il_...")
-    return await door.keys.authenticate(text)
+    caller = await door.keys.authenticate(text)
+    if request.scope["query_string"]:  # most requests have none: a dependency of its own would cost them, too
+        refuse_unknown_parameters(request)
+    return caller
+
+
+def refuse_unknown_parameters(request: Request) -> None:
+    """Raises InvalidParameter, which points at each query parameter that the endpoint does not have."""
+    known = find_parameters(request)
+    detail = f"unknown; expected {', '.join(known) or 'no query parameters'}"
+    issues = [Issue(f"#/query/{escape(name)}", detail) for name in request.query_params if name not in known][:MAX_ISSUES]
+    if issues:
+        raise InvalidParameter(f"{issues[0].pointer}: {detail}", issues=issues)
+
+
+def find_parameters(request: Request) -> list[str]:
+    """The query parameters of the endpoint, as the document has them."""
+    fields = get_flat_params(request.scope["route"].dependant)
+    return sorted(field.alias for field in fields if isinstance(field.field_info, params.Query))
 
 
 def find_key(request: Request) -> str:

@@ -38,7 +38,7 @@ _OTHER_MEDIA = {
     summary="Predict new queries",
     responses={
         200: json_answer(PredictionSetJson, "The answers, in the order of the inputs.", examples.ANSWERS, beside=DOCUMENTED),
-        **problems(404, 406, 409, 413, 415, 422, *COMMON),
+        **problems(404, 406, 409, 413, 415, *COMMON),
     },
     openapi_extra=request_body(PredictionsRequest, **_OTHER_MEDIA),
 )
@@ -122,7 +122,7 @@ async def _predict_plainly(request: Request) -> Response:
 @router.get(
     "",
     summary="List kept predictions, oldest first",
-    responses={200: {"model": PredictionPage}, **problems(404, 422, *COMMON)},
+    responses={200: {"model": PredictionPage}, **problems(404, *COMMON)},
     openapi_extra={"security": SECURED},
 )
 async def list_predictions(

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from app.api.bodies import pointer_to
+from app.api.bodies import MAX_ISSUES, pointer_to
 from app.api.schemas import Problem
 from app.errors import AppError, BodyTooLarge, InvalidInput, Issue, NotAcceptable, NotFound, Unauthenticated
 
@@ -32,7 +32,7 @@ class MethodNotAllowed(AppError):
 
 
 class InvalidParameter(InvalidInput):
-    """A query or path parameter that does not fit; the pointer names it."""
+    """A query parameter that does not fit or does not exist; the pointer names it."""
 
     code, title = "invalid_parameter", "Invalid parameter"
 
@@ -100,7 +100,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 async def _on_invalid_parameters(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    issues = [Issue(pointer_to(fault["loc"]), fault["msg"]) for fault in error.errors()][:20]
+    issues = [Issue(pointer_to(fault["loc"]), fault["msg"]) for fault in error.errors()][:MAX_ISSUES]
     return problem_response(InvalidParameter(f"{issues[0].pointer}: {issues[0].detail}", issues=issues), request.scope)
 
 
@@ -141,5 +141,5 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": _TITLES[status], "content": {MEDIA_TYPE: {"schema": schema}}} for status in statuses}
 
 
-COMMON: Sequence[int] = (401, 403, 500, 503)
+COMMON: Sequence[int] = (401, 403, 422, 500, 503)
 """What every endpoint behind a key can answer."""

@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1/tasks/{task_id}/similar", tags=["tasks"])
 @router.get(
     "",
     summary="Find similar tasks",
-    responses={200: {"model": NeighbourhoodJson}, **problems(404, 409, 422, *COMMON)},
+    responses={200: {"model": NeighbourhoodJson}, **problems(404, 409, *COMMON)},
     openapi_extra={"security": SECURED},
 )
 async def find_similar(door: DoorDep, caller: UserDep, task_id: TaskId, limit: Limit = 10) -> Response:

@@ -25,7 +25,7 @@ _UPLOAD = multipart_form([], add=files("Images named `<class>/<file>`; or use fi
     responses={
         202: {"model": TaskJson, "description": "Accepted: a new revision is queued."},
         200: {"model": TaskJson, "description": "The new revision is finished, within the wait that was asked for."},
-        **problems(404, 413, 415, 422, *COMMON),
+        **problems(404, 413, 415, *COMMON),
     },
     openapi_extra={**request_body(SupportRequest, **_UPLOAD), "parameters": [PREFER_PARAMETER]},
 )

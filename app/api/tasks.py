@@ -48,7 +48,7 @@ _UPLOAD = multipart_form(
         202: {"model": TaskJson, "description": "Accepted: look at Location after Retry-After."},
         201: json_answer(TaskJson, "Made, and finished within the wait that was asked for.", examples.TASKS),
         200: {"model": TaskJson, "description": "An equal task exists: this is it, and nothing was adapted."},
-        **problems(404, 413, 415, 422, *COMMON),
+        **problems(404, 413, 415, *COMMON),
     },
     openapi_extra={**request_body(TaskRequest, examples=examples.TASK_REQUESTS, **_UPLOAD), "parameters": [PREFER_PARAMETER]},
 )
@@ -62,7 +62,7 @@ async def create_task(request: Request, door: DoorDep, caller: UserDep) -> Respo
 @router.get(
     "",
     summary="List tasks, newest first",
-    responses={200: {"model": TaskPage}, **problems(422, *COMMON)},
+    responses={200: {"model": TaskPage}, **problems(*COMMON)},
     openapi_extra={"security": SECURED},
 )
 async def list_tasks(
