@@ -64,19 +64,23 @@ RETRIED_STATUSES = frozenset({429, 503})
 UNCERTAIN = "database_unavailable"
 """The code of a 503 that may also come of a commit which was made: the service lost its database before it was told."""
 
+GONE = "task_not_found"
+"""The code of a 404 that is the service's own, and not of a gateway that does not find the service."""
 
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """What happens before the service has seen anything of a request."""
 
 
 def send(request: Send, retries: Retries) -> Flow[httpx.Response]:
-    """The response below 400. Raises InnerLoopError otherwise, after retrying a busy or unreachable service within bounds.
+    """The response below 400, or a task's that is gone. Raises InnerLoopError otherwise, after retrying a busy or unreachable service.
 
     A lost connection is retried for POST too: creating and predicting are idempotent by the service's fingerprints, and
     recording a prediction twice is the price of not losing it. A revision is not: examples would be added twice, and an index that was
-    removed stands for another example afterwards.
+    removed stands for another example afterwards. What a DELETE does not find after one that may have been done is gone, as was wanted:
+    the response is that 404.
     """
     last: httpx.TransportError | None = None
+    may_be_done = False
     for attempt in range(retries.attempts):
         is_last = attempt == retries.attempts - 1
         try:
@@ -84,7 +88,8 @@ def send(request: Send, retries: Retries) -> Flow[httpx.Response]:
         except httpx.UnsupportedProtocol as error:  # a URL without http:// will not have one next time
             raise Unreachable(f"{request.method} {request.path}: {_reason_of(error)}") from error
         except httpx.TransportError as error:
-            if not (request.is_repeatable or isinstance(error, NEVER_SENT)):
+            may_be_done = may_be_done or not isinstance(error, NEVER_SENT)
+            if may_be_done and not request.is_repeatable:
                 raise Unreachable(f"{request.method} {request.path}: {_reason_of(error)}; it may have been done, so look first") from error
             last = error
             if not is_last:
@@ -94,7 +99,10 @@ def send(request: Send, retries: Retries) -> Flow[httpx.Response]:
         if response.status_code < 400:
             return response
         fault = error_of(response)
-        if response.status_code not in RETRIED_STATUSES or is_last or (fault.code == UNCERTAIN and not request.is_repeatable):
+        if may_be_done and request.method == "DELETE" and fault.code == GONE:
+            return response
+        may_be_done = may_be_done or fault.code == UNCERTAIN
+        if response.status_code not in RETRIED_STATUSES or is_last or (may_be_done and not request.is_repeatable):
             raise fault
         yield Sleep(retries.pause_s(attempt, retry_after_s_of(response)))
     raise Unreachable(f"{request.method} {request.path}: {_reason_of(last)}") from last

@@ -35,7 +35,7 @@ from app.client.answers import read_predictions
 FAST = Retries(attempts=3, first_pause_s=0.001, max_pause_s=0.002)
 IMAGES, LABELS = np.zeros((2, 1, 28, 28), np.uint8), ["a", "b"]
 Answer = httpx.Response | httpx.TransportError
-Call = Callable[[httpx.MockTransport], Any]
+Delete = Callable[["Script"], None]
 
 
 def task_answer(status: str = "ready", *, code: int = 201, error: dict[str, str] | None = None) -> httpx.Response:
@@ -84,6 +84,19 @@ def adapt_async(script: Script, *, wait_s: float = 5.0) -> Any:
             return (await client.adapt(IMAGES, LABELS, wait_s=wait_s)).info
 
     return asyncio.run(adapt())
+
+
+def delete_sync(script: Script) -> None:
+    with InnerLoop("http://service", "il_key", retries=FAST, transport=httpx.MockTransport(script)) as client:
+        client.task("task_1").delete()
+
+
+def delete_async(script: Script) -> None:
+    async def delete() -> None:
+        async with AsyncInnerLoop("http://service", "il_key", retries=FAST, transport=httpx.MockTransport(script)) as client:
+            await (await client.task("task_1")).delete()
+
+    asyncio.run(delete())
 
 
 both = pytest.mark.parametrize("adapt", [adapt_sync, adapt_async])
@@ -147,6 +160,30 @@ def test_a_revision_that_may_have_been_committed_is_not_sent_again_and_one_that_
         with pytest.raises(InnerLoopError, match=code) if sent == 1 else nullcontext():
             task.add(IMAGES, LABELS)
         assert [request.url.path for request in script.requests[1:]] == ["/v1/tasks/task_1/support"] * sent
+
+
+@pytest.mark.parametrize("delete", [delete_sync, delete_async])
+@pytest.mark.parametrize("lost", [lambda: httpx.ReadTimeout(""), lambda: problem(503, "database_unavailable")])
+def test_a_task_that_is_gone_after_a_delete_whose_answer_was_lost_is_deleted(delete: Delete, lost: Callable[[], Answer]) -> None:
+    script = Script(task_answer(), lost(), problem(503, "overloaded"), problem(404, "task_not_found"))
+    delete(script)
+    assert [request.method for request in script.requests] == ["GET"] + ["DELETE"] * 3
+
+
+@pytest.mark.parametrize("delete", [delete_sync, delete_async])
+@pytest.mark.parametrize(
+    "make_answers",
+    [
+        lambda: [problem(404, "task_not_found")],
+        lambda: [httpx.ConnectError("refused"), problem(404, "task_not_found")],
+        lambda: [problem(503, "overloaded"), problem(404, "task_not_found")],
+        lambda: [httpx.ReadTimeout(""), httpx.Response(404, text="no such host")],
+    ],
+    ids=["first", "after one that was not seen", "after one that did nothing", "of a gateway"],
+)
+def test_every_other_delete_that_finds_no_task_says_so(delete: Delete, make_answers: Callable[[], list[Answer]]) -> None:
+    with pytest.raises(NotFound):
+        delete(Script(task_answer(), *make_answers()))
 
 
 @both
