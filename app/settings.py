@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Role = Literal["all", "api", "worker"]
+
+# As SQLAlchemy reads a URL: a password may have slashes and colons, and ends at the first @.
+_PORT = re.compile(r"[^:]*://(?:[^:/]*(?::[^@]*)?@)?(?:\[[^/?]+\]|[^/:?]*)(?::([^/?]*))?")
+
+
+def _wrong_port() -> PydanticCustomError:
+    """What stands in the port's place is not shown: without an @, or with a slash before it, that is the password."""
+    return PydanticCustomError("port", "expected a number from 1 to 65535 for the port, as in scheme://user:password@host:port/name")
 
 
 class Settings(BaseSettings):
     """The configuration of one process. Everything has a default that works on a bare machine."""
 
-    model_config = SettingsConfigDict(env_prefix="INNERLOOP_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="INNERLOOP_", extra="forbid", hide_input_in_errors=True)  # URLs have passwords
 
     home_dir: Path = Field(Path(".innerloop"), description="Folder of the SQLite file and other local state.")
     host: str = Field("127.0.0.1", description="Address to bind; loopback unless told otherwise.")
@@ -30,7 +41,11 @@ class Settings(BaseSettings):
         pattern=r"^((sqlite(\+aiosqlite)?|postgres|postgresql(\+psycopg)?)://.*)?$",
         description="SQLAlchemy URL; empty means a SQLite file in home_dir.",
     )
-    redis_url: str = Field("", description="Redis for queue, adapted states and signals; empty means in-process.")
+    redis_url: str = Field(
+        "",
+        pattern=r"^((rediss?|unix)://.*)?$",
+        description="Redis for queue, adapted states and signals; empty means in-process.",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="Where initializers live: auto, cpu or cuda:N.")
     initializers_dir: Path | None = Field(None, description="Folder of initializer folders; empty means the bundled ones.")
     torch_threads: int = Field(0, ge=0, description="Intra-op threads of torch; 0 leaves one core to the event loop.")
@@ -60,6 +75,24 @@ class Settings(BaseSettings):
     max_attempts: int = Field(5, gt=0, description="A job that was started this often and never ended is failed as poison.")
     drain_timeout_s: float = Field(20.0, gt=0, description="After SIGTERM, running lanes have this long to finish.")
     log_format: Literal["console", "json"] = Field("console", description="console for people, json for machines.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_port(cls, url: str) -> str:
+        match = _PORT.match(url)
+        port = match[1] if match else None
+        if port is not None and not (re.fullmatch(r"[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
+            raise _wrong_port()
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_port(cls, url: str) -> str:
+        try:
+            _ = urlsplit(url).port  # as redis-py reads it
+        except ValueError:
+            raise _wrong_port() from None
+        return url
 
     @property
     def resolved_database_url(self) -> str:
