@@ -5,6 +5,7 @@ A skip for want of a server starts with "SKIPPED-SERVER:", which CI counts as a 
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from functools import cache
@@ -30,6 +31,12 @@ class LinesAtOnce(logs.Lines):
     def add(self, line: str) -> None:
         super().add(line)
         self.flush()
+
+
+def pytest_collection_finish() -> None:
+    """What all tests together have loaded stays: the garbage collector need not look at it again, a tenth of a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,9 +69,9 @@ def postgres_url() -> Iterator[str]:
 def empty_postgres_url(postgres_url: str) -> Iterator[str]:
     """PostgreSQL with no row in it, before and after."""
     yield postgres_url
-    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as connection:
-        tables = sql.SQL(", ").join(sql.Identifier(name) for name in metadata.tables)
-        connection.execute(sql.SQL("TRUNCATE {}").format(tables))
+    with psycopg.connect(postgres_url.replace("+psycopg", "")) as connection:
+        for table in reversed(metadata.sorted_tables):  # TRUNCATE makes new files for every table: 90 ms, where a few rows take one
+            connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table.name)))
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,7 @@ def test_an_initializer_is_evaluated_on_another_source(cli: typer.Typer, tmp_pat
 def test_an_architecture_is_fixed_into_a_folder(cli: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_small_omniglot(tmp_path)
     monkeypatch.setenv("INNERLOOP_DATA_DIR", str(tmp_path))
-    tables = omniglot_recipe(meta_steps=2)
+    tables = {**omniglot_recipe(meta_steps=2), "evaluation": []}
     tables["learner"]["backbone"] = {"kind": "gated-conv4", "filters": 8, "groups": 4}
     assert CliRunner().invoke(cli, ["train", str(write_toml(tmp_path / "r.toml", tables)), "--out", str(tmp_path / "run")]).exit_code == 0
     fixed = CliRunner().invoke(cli, ["fix-architecture", str(tmp_path / "run"), "--out", str(tmp_path / "fixed")])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import torch
 from fastapi import FastAPI
 from PIL import Image
 
+from app.composition import build_services
 from app.main import Application, create_app
 from app.services.keys import KeyService
 from app.settings import Settings
@@ -71,6 +74,20 @@ def initializers_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_initializer(folder, make_card("tiny-ink", INK, Limits(5, 20, 2, 0), default_steps=0))
     write_initializer(folder, make_card("tiny-curve", CURVE, Limits(0, 20, 0, 5), default_steps=2))
     return folder
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(sqlite_template: Path, initializers_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file to copy, with the initializers registered: half of what a service's start takes."""
+    folder = tmp_path_factory.mktemp("registered")
+    path = shutil.copy(sqlite_template, folder / "template.db")
+
+    async def register() -> None:
+        async with build_services(make_settings(folder, f"sqlite+aiosqlite:///{path}", initializers_dir)):
+            pass
+
+    asyncio.run(register())
+    return Path(path)
 
 
 @pytest.fixture

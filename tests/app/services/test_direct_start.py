@@ -74,7 +74,7 @@ async def test_a_failure_is_told_to_who_waits(embedded: World) -> None:
 async def test_what_the_engine_would_not_take_goes_over_the_queue(embedded: World) -> None:
     embedded.engine.fault = Overloaded("full")
     task, _ = await embedded.tasks.create(ANN, new_task())
-    assert (await wait(embedded, task, 0.5)).latest.attempts == 0
+    assert (await wait(embedded, task, 0.1)).latest.attempts == 0
     assert list(embedded.queue.waiting) == [(task.id, 1)]
     embedded.engine.fault = None
     await embedded.work()

@@ -211,9 +211,10 @@ async def test_after_a_reload_the_first_prediction_moves_the_task_and_says_who_a
 
 
 async def test_an_expired_task_is_not_answered_from_memory(world: World) -> None:
-    task_id = await ready_task(world, ttl_s=1)
+    task_id = await ready_task(world)
+    await world.expire(after_s=0.4)
     await world.predict(ANN, task_id, CATS)
-    await asyncio.sleep(1.05)
+    await asyncio.sleep(0.4)
     with pytest.raises(NotFound, match="no task"):
         await world.predictions.find_serving(ANN, task_id)
 

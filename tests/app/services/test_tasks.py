@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -159,9 +160,10 @@ async def test_a_deleted_task_is_gone_with_its_state_and_an_equal_one_can_be_mad
 
 
 async def test_a_task_ends_after_its_ttl_and_the_sweeper_removes_it(world: World) -> None:
-    task, _ = await world.tasks.create(ANN, new_task(ttl_s=1))
+    task, _ = await world.tasks.create(ANN, new_task(ttl_s=60))
+    assert task.expires_at == task.created_at + timedelta(seconds=60)
     await world.work()
-    await asyncio.sleep(1.05)
+    await world.expire()
     with pytest.raises(NotFound):
         await world.tasks.get(ANN, task.id)
     assert (await world.tasks.list(ANN)).rows == ()
@@ -173,17 +175,17 @@ async def test_a_task_ends_after_its_ttl_and_the_sweeper_removes_it(world: World
 async def test_one_sweep_removes_all_that_is_past_its_ttl_however_much_it_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.services.adaptations._EXPIRE_BATCH", 2)
     for number in range(5):
-        await world.tasks.create(ANN, new_task(ttl_s=1, name=f"task {number}"))
-    await asyncio.sleep(1.05)
+        await world.tasks.create(ANN, new_task(name=f"task {number}"))
+    await world.expire()
     await world.adaptations.sweep(older_than_s=0)
     async with world.database.read() as session:
         assert await session.scalar(select(func.count()).select_from(TaskRow)) == 0
 
 
 async def test_an_equal_request_after_the_ttl_makes_a_new_task_even_before_the_sweep(world: World) -> None:
-    task, _ = await world.tasks.create(ANN, new_task(ttl_s=1))
-    await asyncio.sleep(1.05)
-    again, is_new = await world.tasks.create(ANN, new_task(ttl_s=1))
+    task, _ = await world.tasks.create(ANN, new_task())
+    await world.expire()
+    again, is_new = await world.tasks.create(ANN, new_task())
     assert is_new
     assert again.id != task.id
 
@@ -291,7 +293,8 @@ async def test_waiting_ends_as_soon_as_the_adaptation_does(world: World, monkeyp
     assert (await asyncio.wait_for(waiting, 10)).latest.status is Status.READY
 
 
-async def test_waiting_survives_a_lost_signal(world: World, second: World) -> None:
+async def test_waiting_survives_a_lost_signal(world: World, second: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.services.tasks._RECHECK_S", 0.1)
     task, _ = await world.tasks.create(ANN, new_task())
     waiting = asyncio.create_task(world.tasks.wait(ANN, task.id, 1, 10.0))
     await asyncio.sleep(0.05)

@@ -29,7 +29,7 @@ def test_what_was_installed_is_there_for_every_number_type() -> None:
 @needs_compiler
 def test_building_makes_each_library_once_for_each_instruction_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "BUILT", tmp_path)
-    # How many are made is all that is asked here: the wheel of test_distribution.py is built with the flags of an installation.
+    # How many are made is all that is asked here: what was installed has been built with the flags of an installation.
     monkeypatch.setattr(build, "FLAGS", tuple("-O0" if flag == "-O3" else flag for flag in build.FLAGS))
     made = build_libraries()
     assert sorted(made) == sorted(tmp_path.iterdir())

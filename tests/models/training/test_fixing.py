@@ -77,7 +77,7 @@ def test_a_trained_initializer_is_fixed_with_the_same_answers(tmp_path: Path) ->
 
 
 def test_what_has_no_gates_is_not_fixed(tmp_path: Path) -> None:
-    recipe = write_toml(tmp_path / "recipe.toml", omniglot_recipe())
+    recipe = write_toml(tmp_path / "recipe.toml", {**omniglot_recipe(meta_steps=1), "evaluation": []})
     outcome = train(recipe, out=tmp_path / "run", console=Console(file=io.StringIO()))
     assert outcome.initializer is not None
     with pytest.raises(InvalidOptions, match="small-omniglot has no gates to fix"):

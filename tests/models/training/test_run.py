@@ -46,8 +46,9 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Sign
     monkeypatch.setattr(OuterLoop, "advance", advance)
 
 
-@pytest.mark.parametrize("tables", [sinusoid_recipe(), omniglot_recipe()], ids=["sinusoid", "omniglot"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("tables", "number"), [(sinusoid_recipe(), signal.SIGINT), (omniglot_recipe(), signal.SIGTERM)], ids=["sinusoid", "omniglot"]
+)
 def test_a_training_interrupted_and_resumed_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tables: dict[str, Any], number: signal.Signals
 ) -> None:
