@@ -115,5 +115,5 @@ class KeyRequest(Request):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"name": "laptop", "scopes": ["user"]}})
 
-    name: Name
+    name: Name = Field(description="What it is for; not all of it blank.", min_length=1)
     scopes: list[Literal["user", "admin"]] = Field(default=["user"], min_length=1, max_length=2)

@@ -15,11 +15,13 @@ from app.db.ids import new_id
 from app.db.session import Database
 from app.db.tables import ApiKeyRow
 from app.domain import Caller, Scope
-from app.errors import NotFound, Unauthenticated
+from app.errors import InvalidBody, Issue, NotFound, Unauthenticated
 from app.services.requests import KeyInfo
 
 _PATTERN = re.compile(r"il_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 _MAX_REMEMBERED = 4096
+# As long as other names may be, and nothing that a database cannot store: NUL, or what stands for bytes of a terminal that are no text.
+_NAME = re.compile(r"(?=.*\S)[^\x00\ud800-\udfff]{1,200}", re.DOTALL)
 FIRST_KEY_ID = "key_first"
 """A fixed id: of processes that start together on an empty database, the primary key lets one make the first key."""
 
@@ -40,7 +42,10 @@ class KeyService:
         return await self._insert(FIRST_KEY_ID, "first admin", ("user", "admin"))
 
     async def create(self, name: str, scopes: Iterable[Scope] = ("user",)) -> str:
-        """The text of a new key; it is shown here and never again."""
+        """The text of a new key; it is shown here and never again. Raises InvalidBody (`#/name`)."""
+        if not _NAME.fullmatch(name):
+            detail = "expected a name of 1 to 200 characters, not all of them blank"
+            raise InvalidBody(f"#/name: {detail}", issues=[Issue("#/name", detail)])
         text = await self._insert(new_id("key", datetime.now(UTC)), name, scopes)
         if text is None:
             raise RuntimeError("A fresh key id exists already. This is a bug.")

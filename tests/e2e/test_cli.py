@@ -79,6 +79,7 @@ def test_a_mistake_is_told_in_one_line(tmp_path: Path, settings: dict[str, str],
         (("keys", "revoke", "key_nobody"), "key_not_found"),
         (("initializers", "show", "nobody"), "initializer_not_found"),
         (("keys", "list", "--database-url", "postgresql://127.0.0.1:1/none"), "database_unavailable"),
+        (("keys", "create", " "), "invalid_body"),
     ],
 )
 def test_so_is_one_that_the_database_finds(

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event
 
 from app.db.session import Database
-from app.errors import NotFound, Unauthenticated
+from app.errors import InvalidBody, NotFound, Unauthenticated
 from app.services.keys import KeyService
 from tests.app.db.test_group_commit import Busy
 
@@ -29,6 +29,14 @@ async def test_a_key_authenticates_its_holder_with_its_scopes(keys: KeyService) 
 async def test_the_secret_is_stored_nowhere(keys: KeyService) -> None:
     text = await keys.create("ann")
     assert text[-43:] not in repr(await keys.list())
+
+
+@pytest.mark.parametrize("name", ["", " \n\t", "x" * 201, "a\0b", "\udcff"])
+async def test_a_name_that_says_nothing_or_cannot_be_stored_is_refused(keys: KeyService, name: str) -> None:
+    with pytest.raises(InvalidBody, match="#/name: expected a name of 1 to 200 characters, not all of them blank"):
+        await keys.create(name)
+    assert await keys.list() == []
+    await keys.create("n" * 200)
 
 
 @pytest.mark.parametrize("wrong", ["", "hello", "il_00000000_" + "a" * 43, "il_00000000_\N{SNOWMAN}"])
