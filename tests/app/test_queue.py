@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from docket import ExecutionState, Worker
+from structlog.testing import capture_logs
 
 from app.errors import Unavailable
-from app.queue import ADAPT, DocketQueue
+from app.queue import ADAPT, DocketLines, DocketQueue
 from app.settings import Settings
 from tests.servers import RedisServer
 
@@ -137,3 +140,32 @@ async def test_a_process_starts_while_redis_is_away(private_redis: RedisServer) 
             await queue.ping()
         private_redis.start()
         await queue.ping()
+
+
+def say(lines: DocketLines, text: str, monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> list[Any]:
+    """Which of these seconds, in which docket says so, have a line of ours."""
+    with capture_logs() as told:
+        for now_s in seconds:
+            monkeypatch.setattr("app.queue.monotonic", lambda now_s=now_s: now_s)
+            before = len(told)
+            lines.emit(logging.makeLogRecord({"msg": text, "levelno": logging.WARNING}))
+            if len(told) > before:
+                told[-1]["at_s"] = now_s
+    return told
+
+
+def test_that_redis_is_away_is_told_at_once_and_then_less_and_less_often_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines, away = DocketLines("redis://u:secret@h:6379/0?password=secret"), "Redis is unavailable, sleeping for 1 second..."
+    told = say(lines, away, monkeypatch, [100 + half / 2 for half in range(260)])
+    assert [line["at_s"] for line in told] == [100, 101, 103, 107, 115, 131, 161, 191, 221]
+    assert [line["for_s"] for line in told] == [0, 1, 3, 7, 15, 31, 61, 91, 121]
+    assert {(line["event"], line["url"]) for line in told} == {("waiting_for_redis", "redis://h:6379/0")}
+    assert len(say(lines, away, monkeypatch, [300, 301])) == 2, "it was back for a while"
+
+
+async def test_what_else_docket_warns_of_is_told_each_time() -> None:
+    async with DocketQueue("", SETTINGS):
+        with capture_logs() as told:
+            for _ in range(2):
+                logging.getLogger("docket.worker").warning("unknown task %r", "x")
+    assert [(line["event"], line["said"]) for line in told] == [("docket", "unknown task 'x'")] * 2
