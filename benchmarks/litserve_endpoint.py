@@ -9,7 +9,6 @@ its hooks at run time, so this file does without `from __future__ import annotat
 import argparse
 import base64
 import io
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from fastapi import Request
 
-from benchmarks.plain_conv4 import PlainConv4
+from benchmarks.kept_models import KeptModels
 from benchmarks.plain_learner import load_plain_learner
 
 
@@ -34,7 +33,7 @@ class FewShot(litserve.LitAPI):  # type: ignore[misc, unused-ignore]  # untyped,
         if self._threads:
             torch.set_num_threads(self._threads)
         self._learner, self._device = load_plain_learner(self._folder, self._n_way, device), device
-        self._models: dict[str, tuple[PlainConv4, list[str]]] = {}
+        self._models = KeptModels()
 
     def decode_request(self, request: Request) -> dict[str, Any]:
         """The body with its images as a tensor. What comes is the body, whatever the annotation says; it makes LitServe read JSON."""
@@ -53,13 +52,13 @@ class FewShot(litserve.LitAPI):  # type: ignore[misc, unused-ignore]  # untyped,
     def _adapt(self, request: dict[str, Any]) -> dict[str, Any]:
         classes = sorted(set(request["labels"]))
         labels = torch.tensor([classes.index(label) for label in request["labels"]], device=self._device)
-        adapted = self._learner.adapt(request["inputs"], labels)
-        model_id = uuid.uuid4().hex
-        self._models[model_id] = (adapted, classes)
-        return {"id": model_id}
+        return {"id": self._models.keep(self._learner.adapt(request["inputs"], labels), classes)}
 
     def _predict(self, request: dict[str, Any]) -> dict[str, Any]:
-        adapted, classes = self._models[request["id"]]
+        kept = self._models.find(request["id"])
+        if kept is None:
+            raise ValueError(f"no model {request['id']}")
+        adapted, classes = kept
         answers = self._learner.predict(adapted, request["inputs"]).tolist()
         return {"predictions": [dict(zip(classes, row, strict=True)) for row in answers]}
 

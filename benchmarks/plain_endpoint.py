@@ -2,7 +2,7 @@
 
     python -m benchmarks.plain_endpoint --port 8001 --folder models/initializers/omniglot-maml
 
-Sync endpoints, so FastAPI runs them in its threadpool; the adapted models stand in a dict of the process. No database, no keys, no
+Sync endpoints, so FastAPI runs them in its threadpool; the newest adapted models stand in the process. No database, no keys, no
 queue, no limits: what it does not do is in its favour here.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import io
-import uuid
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +21,7 @@ from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 from torch import Tensor
 
-from benchmarks.plain_conv4 import PlainConv4
+from benchmarks.kept_models import KeptModels
 from benchmarks.plain_learner import load_plain_learner
 
 
@@ -49,7 +48,7 @@ def create_app(folder: Path, n_way: int, device: str = "cpu") -> FastAPI:
     """The whole service."""
     app = FastAPI()
     learner = load_plain_learner(folder, n_way, device)
-    models: dict[str, tuple[PlainConv4, list[str]]] = {}
+    models = KeptModels()
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -60,16 +59,14 @@ def create_app(folder: Path, n_way: int, device: str = "cpu") -> FastAPI:
         classes = sorted(set(support.labels))
         labels = torch.tensor([classes.index(label) for label in support.labels], device=device)
         images = decode_images(support.inputs).to(device)
-        adapted = learner.adapt(images, labels)
-        model_id = uuid.uuid4().hex
-        models[model_id] = (adapted, classes)
-        return {"id": model_id}
+        return {"id": models.keep(learner.adapt(images, labels), classes)}
 
     @app.post("/predict/{model_id}")
     def predict(model_id: str, queries: Queries) -> dict[str, list[dict[str, float]]]:
-        if model_id not in models:
+        kept = models.find(model_id)
+        if kept is None:
             raise HTTPException(404, "no such model")
-        adapted, classes = models[model_id]
+        adapted, classes = kept
         answers = learner.predict(adapted, decode_images(queries.inputs).to(device)).tolist()
         return {"predictions": [dict(zip(classes, row, strict=True)) for row in answers]}
 
