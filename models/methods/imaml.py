@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.episodes.episode import EpisodeBatch
 from models.errors import InvalidOptions
 from models.learner import BODY, Adaptation
 from models.methods.class_head import CLASS_MASK
 from models.methods.inner_loop import GradientLearner
+from models.methods.objectives import query_loss
 from models.support import Params, Support
 
 Vectors = Sequence[Tensor]
@@ -69,6 +71,11 @@ class ImplicitMaml(GradientLearner):
         adapted = [adaptation.state[name] for name in names]
         tied = ImplicitGradient.apply(solve, adapted, *(params[name] for name in centred))  # type: ignore[no-untyped-call]
         return Adaptation({**adaptation.state, **dict(zip(names, tied, strict=True))}, adaptation.loss, adaptation.accuracy)
+
+    def meta_loss(self, params: Params, batch: EpisodeBatch, progress: float) -> tuple[Tensor, float]:
+        """Of the adaptation itself, whose derivative is not that of its steps."""
+        state = self.adapt(params, batch.support, differentiable=True).state
+        return query_loss(self.kind, self.predict(params, state, batch.query_inputs), batch.query_targets)
 
     def _solve(self, params: Params, support: Support, weights: Params, gradients: Vectors) -> Vectors:
         """The gradients in the centres of `weights` (lanes, ...), given those in the weights.

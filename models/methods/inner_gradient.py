@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,16 +27,16 @@ class Descending(Protocol):
 
 @dataclass(frozen=True)
 class InnerPoint:
-    """A point on the way of an inner loop: the weights there, and each lane's support loss and accuracy with them.
+    """A point on the way of an inner loop: the weights there, and what the support set says of them.
 
     weights: what the inner loop adapts; a tensor that has moved has a leading lane axis, one that has not is shared by all lanes
-    loss, accuracy: (lanes,), detached
+    judge: each lane's support loss and accuracy with them, (lanes,), detached. A step has them anyway; after the last one the support
+    set goes forward once more for them, so whoever does not ask does not pay
     features: of the support set under these weights (lanes, n, d), detached, where a step has looked at them; else None
     """
 
     weights: State
-    loss: Tensor
-    accuracy: Tensor
+    judge: Callable[[], tuple[Tensor, Tensor]]
     features: Tensor | None = None
 
 
@@ -66,6 +66,9 @@ class Gradients:
     loss: Tensor
     accuracy: Tensor
 
+    def judge(self) -> tuple[Tensor, Tensor]:
+        return self.loss, self.accuracy
+
 
 def look(learner: Descending, params: Params, weights: State, support: Support, last: Look | None) -> Look:
     """Takes the last look again where nothing has moved since: all steps of a method that keeps its body see the same features, and
@@ -93,6 +96,14 @@ def differentiate(
             upstream = _divide(found.pop(), learner.divisor_of_body(seen.support))
             found += torch.autograd.grad(seen.features, list(body.values()), upstream, create_graph=create_graph, retain_graph=retain_graph)
     return Gradients({**head, **body}, dict(zip([*head, *body], found, strict=True)), loss, accuracy)
+
+
+def judge(learner: Descending, params: Params, weights: State, support: Support, last: Look | None) -> tuple[Tensor, Tensor]:
+    """Each lane's loss and accuracy where no step is taken; the last look saves another where nothing has moved since."""
+    with torch.no_grad():
+        features = last.features if last is not None and last.shows(support, weights) else None
+        _, loss, accuracy = learner.measure(params, weights, support, features)
+    return loss, accuracy
 
 
 def _see_anew(features: Tensor, *, keeps_graph: bool) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from models.backbones import Backbone, lay_out
 from models.backbones.lanes import lane_linear
+from models.episodes.episode import EpisodeBatch
 from models.errors import InvalidOptions
 from models.learner import BODY, Adaptation, Kind, RowHead, take_body
 from models.methods import inner_gradient
@@ -24,7 +26,7 @@ from models.methods.class_head import CLASS_BIAS, CLASS_MASK, CLASS_WEIGHT, find
 from models.methods.gradient_similarity import compare_answers, compare_values
 from models.methods.inner_gradient import InnerPoint
 from models.methods.inner_native import descend_natively
-from models.methods.objectives import class_balanced_loss, mask_absent_classes, squared_error, support_accuracy
+from models.methods.objectives import class_balanced_loss, mask_absent_classes, query_loss, squared_error, support_accuracy
 from models.support import Params, State, Support, own_state
 
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
@@ -133,9 +135,9 @@ class GradientLearner:
             return native
         points = self.descend(params, support, steps, differentiable=differentiable, first_order=self.first_order)
         first = last = next(points)
-        curve = [(first.loss, first.accuracy)]
+        curve = [first.judge()]
         for last in points:
-            curve.append((last.loss, last.accuracy))
+            curve.append(last.judge())
         losses, accuracies = zip(*curve, strict=True)
         state = self.to_state(params, last.weights, support.lanes)
         if not differentiable:
@@ -152,6 +154,12 @@ class GradientLearner:
         state = {BODY + name: found.body[name] for name in take_body(params) if name in found.body} if found.body else {}
         state |= {CLASS_WEIGHT: found.weight, CLASS_BIAS: found.bias, CLASS_MASK: support.class_mask.clone()}
         return Adaptation(state, found.loss, found.accuracy, found.features)
+
+    def meta_loss(self, params: Params, batch: EpisodeBatch, progress: float) -> tuple[Tensor, float]:
+        """The mean loss on the queries after adaptation, as for any learner, but without the end of the curve, for which nobody asks."""
+        *_, last = self.descend(params, batch.support, self.default_steps, differentiable=True, first_order=self.first_order)
+        state = self.to_state(params, last.weights, batch.support.lanes)
+        return query_loss(self.kind, self.predict(params, state, batch.query_inputs), batch.query_targets)
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         return self.sharpen(params, self.outputs(params, state, queries))
@@ -207,13 +215,10 @@ class GradientLearner:
             found = inner_gradient.differentiate(
                 self, params, weights, moving, seen, create_graph=differentiable and not first_order, retain_graph=differentiable
             )
-            yield InnerPoint(taken, found.loss, found.accuracy, seen.features.detach() if seen.shows(support, taken) else None)
+            yield InnerPoint(taken, found.judge, seen.features.detach() if seen.shows(support, taken) else None)
             start = found.leaves if differentiable else moving
             weights = {**weights, **self._move(params, step, start, found.by_name, memory)}
-        with torch.no_grad():
-            features = seen.features if seen is not None and seen.shows(support, weights) else None
-            _, loss, accuracy = self.measure(params, weights, support, features)
-        yield InnerPoint(weights, loss, accuracy)
+        yield InnerPoint(weights, partial(inner_gradient.judge, self, params, weights, support, seen))
 
     def features(self, params: Params, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """(lanes, n, d), by the body in `weights`, or that in `params` when `weights` have none."""
@@ -261,7 +266,7 @@ class GradientLearner:
         """What the inner loop adapts, as the meta-parameters have it, and for classification the head."""
         body = {name: tensor for name, tensor in lay_out(self.backbone, take_body(params)).items() if self.adapts(BODY + name)}
         weights = {BODY + name: tensor for name, tensor in body.items()}
-        weights |= {name: params[name] for name in _names(params, "head.") if self.adapts(name)}
+        weights |= {name: params[name] for name in params if name.startswith("head.") and self.adapts(name)}
         if self.kind == "classification":
             weights[CLASS_WEIGHT], weights[CLASS_BIAS] = self.start_head(params, support)
             weights[CLASS_MASK] = support.class_mask
@@ -286,7 +291,3 @@ def _descends_plainly(method: type[Any]) -> bool:
     granted = ["prepare", "pull", "update", "descend", "features", "take_body", "scale", "outputs", "read", "measure", "divisor_of_body"]
     granted += ["start_head"] if method.starts_at_prototypes else []
     return all(getattr(method, name) is getattr(GradientLearner, name) for name in granted)
-
-
-def _names(params: Params, prefix: str) -> list[str]:
-    return [name for name in params if name.startswith(prefix)]

@@ -66,7 +66,7 @@ class Reptile(GradientLearner):
             last: InnerPoint = point
         moved = {name: tensor for name, tensor in last.weights.items() if name in params}
         loss = sum((0.5 * (params[name] - tensor).square().sum() for name, tensor in moved.items()), torch.zeros(()))
-        return loss / examples.lanes, last.accuracy.mean().item()
+        return loss / examples.lanes, last.judge()[1].mean().item()
 
 
 def join_queries(batch: EpisodeBatch) -> Support:

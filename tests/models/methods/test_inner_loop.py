@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.backbones.mlp import Mlp
+from models.episodes import EpisodeBatch
 from models.errors import InvalidOptions
 from models.learner import Learner
 from models.methods import build_learner
 from models.methods.inner_loop import GradientLearner
 from models.support import Params, State, make_support, stack_supports
-from tests.models.methods.tiny_tasks import make_params, make_task
+from tests.models.methods.tiny_tasks import make_params, make_task, query_loss_of
 
 CLASSES = {"kind": "classification", "input_shape": [3], "backbone": {"kind": "mlp", "hidden": [5]}}
 CURVE = {"kind": "regression", "input_shape": [1], "backbone": {"kind": "mlp", "hidden": [6]}}
@@ -66,7 +68,7 @@ def test_the_points_of_an_inner_loop_are_the_states_of_fewer_steps(method: str) 
         laned = learner.to_state(params, point.weights, support.lanes)
         assert laned.keys() == state.keys()
         assert all(torch.equal(laned[name], state[name]) for name in state)
-        assert torch.equal(point.loss, whole.loss[:, step])
+        assert torch.equal(point.judge()[0], whole.loss[:, step])
 
 
 @pytest.mark.parametrize("method", FAMILY)
@@ -74,6 +76,33 @@ def test_adapting_without_training_keeps_no_graph(method: str) -> None:
     learner = build(method, CLASSES)
     adaptation = learner.adapt(make_params(learner), make_task(learner, (1, 2), 0)[0])
     assert not any(tensor.requires_grad for tensor in [*adaptation.state.values(), adaptation.loss])
+
+
+@pytest.mark.parametrize("method", [method for method in FAMILY if method != "reptile"])  # which has no queries
+def test_meta_training_does_not_look_once_more_for_the_end_of_the_curve(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss and its gradient are those of an adaptation, by one look less where the last step moved the body."""
+    learner = build(method, CLASSES, inner_lr=0.01, inner_steps=3)
+    params, (support, queries, answers) = make_params(learner), make_task(learner, (1, 2, 1), 0)
+    looks = count_looks(monkeypatch)
+    trained, _ = learner.meta_loss(params, EpisodeBatch(support, queries.unsqueeze(0), answers.unsqueeze(0)), 1.0)
+    looked = len(looks)
+    adapted = query_loss_of(learner, params, (support, queries, answers))
+    assert len(looks) - looked == looked + (method not in ("anil", "imaml"))  # imaml's steps are no part of its graph
+    gradients = (torch.autograd.grad(loss, list(params.values()), allow_unused=True) for loss in (trained, adapted))
+    for ours, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, wanted)
+
+
+def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Grows by one with every pass through the body."""
+    looks, features = list[None](), Mlp.features
+
+    def count(self: Mlp, params: Params, inputs: Tensor) -> Tensor:
+        looks.append(None)
+        return features(self, params, inputs)
+
+    monkeypatch.setattr(Mlp, "features", count)
+    return looks
 
 
 class TestExplain:
