@@ -9,7 +9,7 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -55,8 +55,8 @@ class Network:
         for param, has_lanes, shape in zip(params, laned, self.shapes, strict=True):
             _check(param, images, (len(images), *shape) if has_lanes else shape)
         if torch.is_grad_enabled() and any(param.requires_grad for param in params):
-            features: Tensor = _Features.apply(self, images.contiguous(), *params)  # type: ignore[no-untyped-call]
-            return features
+            features, _ = _Features.apply(self, images.contiguous(), *params)  # type: ignore[no-untyped-call]
+            return cast(Tensor, features)
         return self._look(images.contiguous(), params, laned)
 
     def _look(self, images: Tensor, params: Sequence[Tensor], laned: Sequence[bool]) -> Tensor:
@@ -112,6 +112,16 @@ def lay_out(kernel: Tensor) -> Tensor:
     return kernel.permute(order).contiguous().permute(back)
 
 
+@dataclass(frozen=True)
+class _Push:
+    """How a run changes when its parameters move: up to its features, and what the way back needs of it. tangents: of its traces."""
+
+    upstream: Tensor
+    directions: Sequence[Tensor]
+    tangents: Sequence[Tensor]
+    features: Tensor
+
+
 class _Pass:
     """One run over a batch: what the passes back need of it. It owns the memory that its pointers point to."""
 
@@ -120,25 +130,38 @@ class _Pass:
         self.shared = [param.dim() == len(shape) for param, shape in zip(params, network.shapes, strict=True)]
         self.rows = [to_rows(param) for param in params]
         self.pointers = _point(self.rows, self.lanes)
-        size = network.library.trace_size(network.blocks_address, len(network.blocks), self.n)
-        # One by one: a single block for a large batch would be memory fresh from the system in every step, and fresh pages cost.
-        self._traces = [images.new_empty(1, size) for _ in range(self.lanes)] if keep else []
-        self.traces = np.array([trace.data_ptr() for trace in self._traces], dtype=np.int64) if keep else None
+        self._traces = self._make_traces(images) if keep else []
+        self.traces = _point_each(self._traces) if keep else None
         self.features = images.new_empty(self.lanes, self.n, network.feature_dim)
         self._call("run", self.pointers, images, self.traces, self.features, count_parts(self.lanes, self.n))
+        self.pulls = 0
+        self.open: _Push | None = None
 
     def pull(self, upstream: Tensor) -> list[Tensor]:
         """The gradient in each parameter from that in the features."""
+        self.pulls += 1
         found = self._like_rows()
         self._call("pull", self.pointers, self.traces, upstream.contiguous(), _point(found, self.lanes))
         return self._from_rows(found)
 
-    def push(self, upstream: Tensor, directions: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """How the features and what `pull(upstream)` finds change when the parameters move along `directions`."""
-        rows = [to_rows(direction) for direction in directions]
-        found, features = self._like_rows(), torch.empty_like(self.features)
-        self._call("push", self.pointers, _point(rows, self.lanes), self.traces, upstream.contiguous(), features, _point(found, self.lanes))
-        return features, self._from_rows(found)
+    def push(self, upstream: Tensor, directions: Sequence[Tensor]) -> _Push:
+        """How the features change when the parameters move along `directions`; how what `pull(upstream)` finds does, `push_back` says."""
+        rows, tangents, features = [to_rows(each) for each in directions], self._make_traces(upstream), torch.empty_like(self.features)
+        self._call("push", self.pointers, _point(rows, self.lanes), self.traces, _point_each(tangents), features)
+        return _Push(upstream.contiguous(), rows, tangents, features)
+
+    def push_back(self, push: _Push, upstream_dot: Tensor | None) -> list[Tensor]:
+        """How what `pull` finds for the push's upstream changes where that moves itself by `upstream_dot`, if it does."""
+        found, directions, tangents = self._like_rows(), _point(push.directions, self.lanes), _point_each(push.tangents)
+        moves = None if upstream_dot is None else upstream_dot.contiguous()
+        self._call("push_back", self.pointers, directions, self.traces, tangents, push.upstream, moves, _point(found, self.lanes))
+        return self._from_rows(found)
+
+    def _make_traces(self, like: Tensor) -> list[Tensor]:
+        """Room for one of each lane; one by one, for a single block for a large batch would be memory fresh from the system in every step,
+        and fresh pages cost."""
+        size = self.network.library.trace_size(self.network.blocks_address, len(self.network.blocks), self.n)
+        return [like.new_empty(1, size) for _ in range(self.lanes)]
 
     def _call(self, name: str, *arguments: Tensor | Array | int | None) -> None:
         self.network.call(name, self.lanes, self.n, *arguments)
@@ -153,17 +176,26 @@ class _Pass:
 
 
 class _Features(torch.autograd.Function):
-    """The features; backward is `_Gradients`, so that it can be differentiated itself."""
+    """The features; backward is `_Gradients`, so that it can be differentiated itself.
+
+    Beside them comes an empty tensor that the gradients depend on too. It has a gradient where they were differentiated on this very way
+    back and their push is open: what else comes back to the features goes down with it. By itself it would take two more products a layer.
+    """
 
     @staticmethod
-    def forward(ctx: Any, network: Network, images: Tensor, *params: Tensor) -> Tensor:
+    def forward(ctx: Any, network: Network, images: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
         ctx.run = _Pass(network, images, [param.detach() for param in params], keep=any(ctx.needs_input_grad))
-        ctx.save_for_backward(*params)
-        features: Tensor = ctx.run.features
-        return features
+        ctx.set_materialize_grads(False)
+        link = images.new_empty(0)
+        ctx.save_for_backward(link, *params)
+        return ctx.run.features, link
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:
+    def backward(ctx: Any, upstream: Tensor | None, is_open: Tensor | None) -> Any:
+        if is_open is not None:
+            return None, None, *_Rest.apply(ctx.run, upstream, is_open)  # type: ignore[no-untyped-call]
+        if upstream is None:
+            return (None,) * len(ctx.needs_input_grad)
         return None, None, *_Gradients.apply(ctx.run, upstream, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
 
 
@@ -171,16 +203,28 @@ class _Gradients(torch.autograd.Function):
     """The parameters' gradients as a function of the features' and of the parameters."""
 
     @staticmethod
-    def forward(ctx: Any, run: _Pass, upstream: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-        ctx.run = run
+    def forward(ctx: Any, run: _Pass, upstream: Tensor, link: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+        ctx.run, ctx.leaves_open = run, not run.pulls  # a second one would write over what the first has left
         ctx.save_for_backward(upstream)
         return tuple(run.pull(upstream))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *directions: Tensor) -> Any:
-        features, gradients = ctx.run.push(*ctx.saved_tensors, directions)
-        return None, features, *gradients
+        push = ctx.run.push(*ctx.saved_tensors, directions)
+        if not ctx.leaves_open:
+            return None, push.features, None, *ctx.run.push_back(push, None)
+        ctx.run.open = push
+        return None, push.features, push.features.new_empty(0), *[None] * len(directions)
+
+
+class _Rest(torch.autograd.Function):
+    """How these gradients change, and the gradients themselves of what else came back to the features; not differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, run: _Pass, upstream: Tensor | None, _: Tensor) -> tuple[Tensor, ...]:
+        push, run.open = run.open, None
+        return tuple(run.push_back(push, upstream))
 
 
 def _check(param: Tensor, images: Tensor, shape: tuple[int, ...]) -> None:
@@ -214,6 +258,11 @@ def _point(tensors: Sequence[Tensor], lanes: int, laned: Sequence[bool] | None =
         if lanes > 1 and (laned is None or laned[place]) and tensor.shape[0] > 1:
             pointers[:, place] += np.arange(lanes) * (tensor.stride(0) * tensor.element_size())
     return pointers
+
+
+def _point_each(tensors: Sequence[Tensor]) -> Array:
+    """The addresses of tensors that are a lane's each."""
+    return np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
 
 
 def _address(argument: Tensor | Array | bytes | int | None) -> bytes | int | None:

@@ -16,9 +16,9 @@
 typedef struct {
     Layout layout;
     const REAL *const *params, *const *direction;
-    const REAL *images, *upstream;
+    const REAL *images, *upstream, *upstream_dot;
     REAL *features;
-    REAL *const *traces, *const *gradients;
+    REAL *const *traces, *const *tangents, *const *gradients;
     int per_item, items_per_lane;
 } Job;
 
@@ -114,27 +114,44 @@ EXPORT int pull(const Block *blocks, int n_blocks, int lanes, int n, const REAL 
 static void push_item(const void *job_, int lane, void *memory) {
     const Job *job = job_;
     const Layout *l = &job->layout;
+    const ptrdiff_t row = (ptrdiff_t)lane * n_params(job);
+    Scratch scratch;
+    share_places(l, memory, &scratch);
+    push_forward(l, job->params + row, job->direction + row, job->traces[lane], job->tangents[lane], &scratch);
+    read_features(l, job->tangents[lane] + l->out, job->features + lane * l->n * out_size(last_block(l)), 0, l->n);
+}
+
+/* How the features change when each lane's parameters move along `direction` (laid out as params): features (lanes, n, d) is the change of those,
+ * tangents that of the traces, where they lie as these do. */
+EXPORT int push(const Block *blocks, int n_blocks, int lanes, int n, const REAL *const *params, const REAL *const *direction, REAL *const *traces,
+                REAL *const *tangents, REAL *features, int threads, Team team) {
+    const Job job = {.layout = lay_out(blocks, n_blocks, n), .params = params, .direction = direction, .traces = traces, .tangents = tangents,
+                     .features = features};
+    return run_parallel(push_item, &job, lanes, threads, team, places_bytes(&job.layout));
+}
+
+static void push_back_item(const void *job_, int lane, void *memory) {
+    const Job *job = job_;
+    const Layout *l = &job->layout;
     const ptrdiff_t of_lane = lane * l->n * out_size(last_block(l)), row = (ptrdiff_t)lane * n_params(job);
-    REAL *tangents = memory;
     Scratch scratch, moving;
-    REAL *rest = tangents + l->size;
+    REAL *rest = memory;
     rest += share_reals(l, rest, &scratch);
     rest += share_reals(l, rest, &moving);
     share_places(l, rest, &scratch);
-    push_forward(l, job->params + row, job->direction + row, job->traces[lane], tangents, &scratch);
-    read_features(l, tangents + l->out, job->features + of_lane, 0, l->n);
-    push_backward(l, job->params + row, job->direction + row, job->traces[lane], tangents, job->upstream + of_lane,
-                  job->gradients + row, &scratch, &moving);
+    push_backward(l, job->params + row, job->direction + row, job->traces[lane], job->tangents[lane], job->upstream + of_lane,
+                  job->upstream_dot ? job->upstream_dot + of_lane : NULL, job->gradients + row, &scratch, &moving);
 }
 
-/* How features and gradients change when each lane's parameters move along `direction` (laid out as params), with the gradient in the
- * features held: features (lanes, n, d) is the change of those, `gradients` that of what `pull` found. */
-EXPORT int push(const Block *blocks, int n_blocks, int lanes, int n, const REAL *const *params, const REAL *const *direction, REAL *const *traces,
-                const REAL *upstream, REAL *features, REAL *const *gradients, int threads, Team team) {
-    const Job job = {.layout = lay_out(blocks, n_blocks, n), .params = params, .direction = direction, .traces = traces, .upstream = upstream,
-                     .features = features, .gradients = gradients};
-    const size_t reals = job.layout.size + 2 * share_reals(&job.layout, NULL, NULL);
-    return run_parallel(push_item, &job, lanes, threads, team, reals * sizeof(REAL) + places_bytes(&job.layout));
+/* And how what `pull` found for `upstream` changes meanwhile, which may move itself: `gradients` is the change of those, upstream_dot
+ * (lanes, n, d) that of `upstream`, or NULL where it is held. */
+EXPORT int push_back(const Block *blocks, int n_blocks, int lanes, int n, const REAL *const *params, const REAL *const *direction,
+                     REAL *const *traces, REAL *const *tangents, const REAL *upstream, const REAL *upstream_dot, REAL *const *gradients,
+                     int threads, Team team) {
+    const Job job = {.layout = lay_out(blocks, n_blocks, n), .params = params, .direction = direction, .traces = traces, .tangents = tangents,
+                     .upstream = upstream, .upstream_dot = upstream_dot, .gradients = gradients};
+    const size_t reals = 2 * share_reals(&job.layout, NULL, NULL);
+    return run_parallel(push_back_item, &job, lanes, threads, team, reals * sizeof(REAL) + places_bytes(&job.layout));
 }
 
 /* Every lane's whole inner loop. Returns 2 where a lane is not what `Descent` says. */

@@ -20,7 +20,8 @@ _CONV4 = {
     "descend": [_POINTER, _INT, _POINTER],
     "solve": [_POINTER, _INT, _INT, _POINTER],
     "describe": [_POINTER, _POINTER, _INT, _INT, _INT, _POINTER],
-    "push": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
+    "push": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
+    "push_back": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
 }
 _PACKING: Mapping[str, Sequence[type]] = {
     "pack": [_POINTER, _INT, _POINTER, _LONG, _POINTER],

@@ -171,12 +171,13 @@ static void clear_affine(const Layout *l, REAL *const *gradients) {
     }
 }
 
-/* The change of the gradients that `pull_blocks` finds for `upstream`, which does not move itself. */
+/* The change of the gradients that `pull_blocks` finds for `upstream`, which moves itself by `upstream_dot`, or not where that is NULL. */
 static void push_backward(const Layout *l, const REAL *const *params, const REAL *const *direction, REAL *trace, REAL *tangents,
-                          const REAL *upstream, REAL *const *gradients, Scratch *s, Scratch *moving) {
+                          const REAL *upstream, const REAL *upstream_dot, REAL *const *gradients, Scratch *s, Scratch *moving) {
     clear_affine(l, gradients);
     place_gradient(l, upstream, s->above, 0, l->n);
-    memset(moving->above, 0, l->n * out_size(last_block(l)) * sizeof(REAL));
+    if (upstream_dot) place_gradient(l, upstream_dot, moving->above, 0, l->n);
+    else memset(moving->above, 0, l->n * out_size(last_block(l)) * sizeof(REAL));
     for (int b = l->n_blocks - 1; b >= 0; b--) {
         const Block *block = &l->blocks[b];
         for (int e = 0; e < l->n; e++) push_pull_activation(l, params, direction, trace, tangents, b, e, gradients, s, moving);

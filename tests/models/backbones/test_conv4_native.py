@@ -74,6 +74,42 @@ def test_features_and_both_derivatives_are_those_of_autograd(backbone: Conv4, la
         torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-9)
 
 
+def differentiate_in_turn(backbone: Conv4, params: Params, inputs: Tensor) -> Sequence[Tensor]:
+    """Of three gradients of the same features: their own in what weighs these; the features' alone; both in everything; their own alone."""
+    leaves = [tensor.clone().requires_grad_() for tensor in params.values()]
+    weights = draw(backbone.feature_dim, seed=2).requires_grad_()
+    features = backbone.features(dict(zip(params, leaves, strict=True)), inputs)
+    weighed = [(features.pow(power) * weights).sum() for power in (1, 2, 3)]  # of the first what comes back does not hang on the features
+    firsts = [each for loss in weighed for each in torch.autograd.grad(loss, leaves, create_graph=True)]
+    objective = torch.stack([(each * draw(*each.shape, seed=1)).sum() for each in firsts]).sum()
+    return [
+        *torch.autograd.grad(objective, [weights], retain_graph=True),
+        *torch.autograd.grad(features.sin().sum(), leaves, retain_graph=True),
+        *torch.autograd.grad(objective + features.sin().sum(), [*leaves, weights], retain_graph=True),
+        *torch.autograd.grad(objective, [*leaves, weights]),
+    ]
+
+
+@pytest.mark.parametrize("downsample", ["stride", "pool"])
+def test_one_way_back_leaves_nothing_behind_for_another(downsample: str) -> None:
+    backbone = make((1, 17, 18), downsample=downsample)
+    params, inputs = draw_params(backbone, 2, 1), draw(2, 3, 1, 17, 18, seed=1)
+    found = differentiate_in_turn(backbone, params, inputs)
+    wanted = by_torch(lambda: differentiate_in_turn(backbone, params, inputs))
+    for ours, reference in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-9)
+
+
+def test_a_third_derivative_is_refused() -> None:
+    backbone = make((1, 16, 16))
+    leaves = {name: tensor.requires_grad_() for name, tensor in draw_params(backbone, 0, 1).items()}
+    tensors, loss = list(leaves.values()), backbone.features(leaves, draw(1, 2, 1, 16, 16, seed=1)).square().sum()
+    for _ in range(2):
+        loss = torch.stack([each.square().sum() for each in torch.autograd.grad(loss, tensors, create_graph=True)]).sum()
+    with pytest.raises(RuntimeError, match=r"differentiate twice|implement either"):
+        torch.autograd.grad(loss, tensors)
+
+
 def test_of_no_examples_both_derivatives_are_zero() -> None:
     backbone = make((1, 20, 20))
     params, inputs = draw_params(backbone, 2, 1), torch.zeros(2, 0, 1, 20, 20, dtype=torch.float64)
