@@ -114,9 +114,10 @@ def lay_out(kernel: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Push:
-    """How a run changes when its parameters move: up to its features, and what the way back needs of it. tangents: of its traces."""
+    """How a run changes when its parameters move: up to its features, and what the way back needs. kept: by `pull`; tangents: of traces."""
 
     upstream: Tensor
+    kept: Sequence[Tensor]
     directions: Sequence[Tensor]
     tangents: Sequence[Tensor]
     features: Tensor
@@ -130,37 +131,40 @@ class _Pass:
         self.shared = [param.dim() == len(shape) for param, shape in zip(params, network.shapes, strict=True)]
         self.rows = [to_rows(param) for param in params]
         self.pointers = _point(self.rows, self.lanes)
-        self._traces = self._make_traces(images) if keep else []
+        self._traces = self._make_room("trace_size", images) if keep else []
         self.traces = _point_each(self._traces) if keep else None
         self.features = images.new_empty(self.lanes, self.n, network.feature_dim)
         self._call("run", self.pointers, images, self.traces, self.features, count_parts(self.lanes, self.n))
         self.pulls = 0
         self.open: _Push | None = None
 
-    def pull(self, upstream: Tensor) -> list[Tensor]:
-        """The gradient in each parameter from that in the features."""
+    def pull(self, upstream: Tensor, *, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """The gradient in each parameter from that in the features; and, to `keep`, those in the maps of each lane."""
         self.pulls += 1
-        found = self._like_rows()
-        self._call("pull", self.pointers, self.traces, upstream.contiguous(), _point(found, self.lanes))
-        return self._from_rows(found)
+        found, kept = self._like_rows(), self._make_room("kept_size", upstream) if keep else []
+        places = _point_each(kept) if keep else None
+        self._call("pull", self.pointers, self.traces, upstream.contiguous(), places, _point(found, self.lanes))
+        return self._from_rows(found), kept
 
-    def push(self, upstream: Tensor, directions: Sequence[Tensor]) -> _Push:
+    def push(self, upstream: Tensor, kept: Sequence[Tensor], directions: Sequence[Tensor]) -> _Push:
         """How the features change when the parameters move along `directions`; how what `pull(upstream)` finds does, `push_back` says."""
-        rows, tangents, features = [to_rows(each) for each in directions], self._make_traces(upstream), torch.empty_like(self.features)
+        rows, features = [to_rows(direction) for direction in directions], torch.empty_like(self.features)
+        tangents = self._make_room("trace_size", upstream)
         self._call("push", self.pointers, _point(rows, self.lanes), self.traces, _point_each(tangents), features)
-        return _Push(upstream.contiguous(), rows, tangents, features)
+        return _Push(upstream.contiguous(), kept, rows, tangents, features)
 
     def push_back(self, push: _Push, upstream_dot: Tensor | None) -> list[Tensor]:
         """How what `pull` finds for the push's upstream changes where that moves itself by `upstream_dot`, if it does."""
-        found, directions, tangents = self._like_rows(), _point(push.directions, self.lanes), _point_each(push.tangents)
+        found, directions = self._like_rows(), _point(push.directions, self.lanes)
+        read = (self.traces, _point_each(push.tangents), _point_each(push.kept), push.upstream)
         moves = None if upstream_dot is None else upstream_dot.contiguous()
-        self._call("push_back", self.pointers, directions, self.traces, tangents, push.upstream, moves, _point(found, self.lanes))
+        self._call("push_back", self.pointers, directions, *read, moves, _point(found, self.lanes))
         return self._from_rows(found)
 
-    def _make_traces(self, like: Tensor) -> list[Tensor]:
-        """Room for one of each lane; one by one, for a single block for a large batch would be memory fresh from the system in every step,
-        and fresh pages cost."""
-        size = self.network.library.trace_size(self.network.blocks_address, len(self.network.blocks), self.n)
+    def _make_room(self, sized_by: str, like: Tensor) -> list[Tensor]:
+        """For what the C keeps of each lane; one by one, for a single block for a large batch would be memory fresh from the system in
+        every step, and fresh pages cost."""
+        size = getattr(self.network.library, sized_by)(self.network.blocks_address, len(self.network.blocks), self.n)
         return [like.new_empty(1, size) for _ in range(self.lanes)]
 
     def _call(self, name: str, *arguments: Tensor | Array | int | None) -> None:
@@ -196,26 +200,27 @@ class _Features(torch.autograd.Function):
             return None, None, *_Rest.apply(ctx.run, upstream, is_open)  # type: ignore[no-untyped-call]
         if upstream is None:
             return (None,) * len(ctx.needs_input_grad)
-        return None, None, *_Gradients.apply(ctx.run, upstream, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
+        return None, None, *_Gradients.apply(ctx.run, torch.is_grad_enabled(), upstream, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
 
 
 class _Gradients(torch.autograd.Function):
     """The parameters' gradients as a function of the features' and of the parameters."""
 
     @staticmethod
-    def forward(ctx: Any, run: _Pass, upstream: Tensor, link: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, run: _Pass, keep: bool, upstream: Tensor, link: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
         ctx.run, ctx.leaves_open = run, not run.pulls  # a second one would write over what the first has left
         ctx.save_for_backward(upstream)
-        return tuple(run.pull(upstream))
+        gradients, ctx.kept = run.pull(upstream, keep=keep)
+        return tuple(gradients)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *directions: Tensor) -> Any:
-        push = ctx.run.push(*ctx.saved_tensors, directions)
+        push = ctx.run.push(*ctx.saved_tensors, ctx.kept, directions)
         if not ctx.leaves_open:
-            return None, push.features, None, *ctx.run.push_back(push, None)
+            return None, None, push.features, None, *ctx.run.push_back(push, None)
         ctx.run.open = push
-        return None, push.features, push.features.new_empty(0), *[None] * len(directions)
+        return None, None, push.features, push.features.new_empty(0), *[None] * len(directions)
 
 
 class _Rest(torch.autograd.Function):

@@ -7,9 +7,9 @@
 
 /* What a pass back works in: the gradient in what leaves a block and in its input (n, h, w, c); that in a convolution's result, with
  * zeros around; a kernel turned round, its taps or points; each example's gradient in shift and scale (n, 2, c_out). Each thread's own: points
- * of squares, where any block `goes_by_squares`; places. */
+ * of squares, where any block `goes_by_squares`; places. kept: where the gradients in all inputs stay, or NULL. */
 typedef struct {
-    REAL *above, *below, *slopes, *turned, *affine, *points;
+    REAL *above, *below, *slopes, *turned, *affine, *points, *kept;
     ptrdiff_t *begins, *ends;
 } Scratch;
 
@@ -315,6 +315,7 @@ static void pull_blocks(const Layout *l, const REAL *const *params, REAL *trace,
     for (int b = l->n_blocks - 1; b >= 0; b--) {
         const Block *block = &l->blocks[b];
         const int examples = b ? parts : 0, turns = b ? TURNS : 0;
+        if (b && s->kept) s->below = s->kept + kept_place(l, b);
         EACH_ITEM(part, parts + turns, m) {
             const int first = first_of(part, parts, l->n), next = first_of(part + 1, parts, l->n);
             if (part >= parts) turn_part(l, b, KERNEL(params, b), s->turned, part - parts);

@@ -18,7 +18,7 @@ typedef struct {
     const REAL *const *params, *const *direction;
     const REAL *images, *upstream, *upstream_dot;
     REAL *features;
-    REAL *const *traces, *const *tangents, *const *gradients;
+    REAL *const *traces, *const *tangents, *const *kept, *const *gradients;
     int per_item, items_per_lane;
 } Job;
 
@@ -52,6 +52,12 @@ static void glance_item(const void *job_, int item, void *scratch) {
 
 /* Numbers of one lane's trace of n examples. */
 EXPORT long long trace_size(const Block *blocks, int n_blocks, int n) { return lay_out(blocks, n_blocks, n).size; }
+
+/* Numbers of the gradients in maps that one lane keeps of a pass back, for how they change. */
+EXPORT long long kept_size(const Block *blocks, int n_blocks, int n) {
+    const Layout l = lay_out(blocks, n_blocks, n);
+    return kept_place(&l, n_blocks);
+}
 
 /* features (lanes, n, d) of images (lanes, n, c, h, w), and the traces, unless these are NULL. A lane's examples are worked on in parts
  * of `per_item`. */
@@ -98,16 +104,19 @@ static void pull_item(const void *job_, int lane, void *memory) {
     Crew alone = {0};
     Member me = join_crew(&alone);
     scratch.points = (REAL *)memory + share_reals(l, memory, &scratch);
+    scratch.kept = job->kept ? job->kept[lane] : NULL;
     share_places(l, (char *)scratch.points + points_bytes(l), &scratch);
     for (int p = 0; p < n_params(job); p++) updates[p] = (Update){NULL, gradients[p], 1, NULL};
     pull_blocks(l, job->params + (ptrdiff_t)lane * n_params(job), job->traces[lane], job->upstream + lane * l->n * out_size(last_block(l)), updates,
                 &scratch, &me, 1);
 }
 
-/* The gradients in each lane's parameters from those in its features, `upstream` (lanes, n, d). */
+/* The gradients in each lane's parameters from those in its features, `upstream` (lanes, n, d). kept: for each lane `kept_size` numbers of
+ * them, or NULL. */
 EXPORT int pull(const Block *blocks, int n_blocks, int lanes, int n, const REAL *const *params, REAL *const *traces, const REAL *upstream,
-                REAL *const *gradients, int threads, Team team) {
-    const Job job = {.layout = lay_out(blocks, n_blocks, n), .params = params, .traces = traces, .upstream = upstream, .gradients = gradients};
+                REAL *const *kept, REAL *const *gradients, int threads, Team team) {
+    const Job job = {.layout = lay_out(blocks, n_blocks, n), .params = params, .traces = traces, .upstream = upstream, .kept = kept,
+                     .gradients = gradients};
     return run_parallel(pull_item, &job, lanes, threads, team, scratch_bytes(&job.layout));
 }
 
@@ -139,17 +148,18 @@ static void push_back_item(const void *job_, int lane, void *memory) {
     rest += share_reals(l, rest, &scratch);
     rest += share_reals(l, rest, &moving);
     share_places(l, rest, &scratch);
+    scratch.kept = job->kept[lane];
     push_backward(l, job->params + row, job->direction + row, job->traces[lane], job->tangents[lane], job->upstream + of_lane,
                   job->upstream_dot ? job->upstream_dot + of_lane : NULL, job->gradients + row, &scratch, &moving);
 }
 
-/* And how what `pull` found for `upstream` changes meanwhile, which may move itself: `gradients` is the change of those, upstream_dot
- * (lanes, n, d) that of `upstream`, or NULL where it is held. */
+/* And how what `pull` found for `upstream`, of which it kept the gradients in the maps, changes meanwhile: `gradients` is the change of that,
+ * upstream_dot (lanes, n, d) the upstream's own, or NULL where it is held. */
 EXPORT int push_back(const Block *blocks, int n_blocks, int lanes, int n, const REAL *const *params, const REAL *const *direction,
-                     REAL *const *traces, REAL *const *tangents, const REAL *upstream, const REAL *upstream_dot, REAL *const *gradients,
-                     int threads, Team team) {
+                     REAL *const *traces, REAL *const *tangents, REAL *const *kept, const REAL *upstream, const REAL *upstream_dot,
+                     REAL *const *gradients, int threads, Team team) {
     const Job job = {.layout = lay_out(blocks, n_blocks, n), .params = params, .direction = direction, .traces = traces, .tangents = tangents,
-                     .upstream = upstream, .upstream_dot = upstream_dot, .gradients = gradients};
+                     .kept = kept, .upstream = upstream, .upstream_dot = upstream_dot, .gradients = gradients};
     const size_t reals = 2 * share_reals(&job.layout, NULL, NULL);
     return run_parallel(push_back_item, &job, lanes, threads, team, reals * sizeof(REAL) + places_bytes(&job.layout));
 }

@@ -16,12 +16,12 @@ _INT, _LONG, _POINTER = ctypes.c_int, ctypes.c_longlong, ctypes.c_void_p
 _CONV4 = {
     "run": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _POINTER],
     "answer": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _POINTER],
-    "pull": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
+    "pull": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
     "descend": [_POINTER, _INT, _POINTER],
     "solve": [_POINTER, _INT, _INT, _POINTER],
     "describe": [_POINTER, _POINTER, _INT, _INT, _INT, _POINTER],
     "push": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
-    "push_back": [_POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT, _POINTER],
+    "push_back": [_POINTER, _INT, _INT, _INT, *(_POINTER,) * 8, _INT, _POINTER],
 }
 _PACKING: Mapping[str, Sequence[type]] = {
     "pack": [_POINTER, _INT, _POINTER, _LONG, _POINTER],
@@ -117,7 +117,8 @@ def _load_conv4(path: Path) -> ctypes.CDLL | None:
         return None
     library = ctypes.CDLL(str(path))
     _declare(library, _CONV4)
-    library.trace_size.argtypes, library.trace_size.restype = [_POINTER, _INT, _INT], _LONG
+    for size in (library.trace_size, library.kept_size):
+        size.argtypes, size.restype = [_POINTER, _INT, _INT], _LONG
     return library
 
 

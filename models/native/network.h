@@ -72,6 +72,14 @@ static Map out_map(const Layout *l, REAL *trace, int b, int example) {
     return (Map){trace + l->input[b + 1] + example * input_size(next) + row + next->c_in, row, next->c_in};
 }
 
+/* Of a pass back that keeps the gradients in the inputs of all blocks but the first: where that in the input of
+ * block b lies; for n_blocks how many numbers these are. */
+static ptrdiff_t kept_place(const Layout *l, int b) {
+    ptrdiff_t place = 0;
+    for (int before = 1; before < b; before++) place += l->n * out_size(&l->blocks[before - 1]);
+    return place;
+}
+
 /* The three rows of the windows over padded `input`: each is one run of memory, and so is its part of the kernel (9 * c_in, c_out). */
 static int window_taps(const Block *b, const REAL *input, const REAL *kernel, Tap taps[3]) {
     const ptrdiff_t row = (ptrdiff_t)padded_width(b) * b->c_in, part = (ptrdiff_t)3 * b->c_in * b->c_out;

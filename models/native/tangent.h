@@ -171,7 +171,8 @@ static void clear_affine(const Layout *l, REAL *const *gradients) {
     }
 }
 
-/* The change of the gradients that `pull_blocks` finds for `upstream`, which moves itself by `upstream_dot`, or not where that is NULL. */
+/* The change of the gradients that `pull_blocks` found for `upstream`, which moves itself by `upstream_dot`, or not where that is NULL.
+ * s->kept: what it kept. */
 static void push_backward(const Layout *l, const REAL *const *params, const REAL *const *direction, REAL *trace, REAL *tangents,
                           const REAL *upstream, const REAL *upstream_dot, REAL *const *gradients, Scratch *s, Scratch *moving) {
     clear_affine(l, gradients);
@@ -186,9 +187,8 @@ static void push_backward(const Layout *l, const REAL *const *params, const REAL
         pull_kernel(l, tangents + l->input[b], b, s->slopes, KERNEL(gradients, b), 1, s);
         turn_kernel(block, KERNEL(params, b), s->turned, 0, 9);
         turn_kernel(block, KERNEL(direction, b), moving->turned, 0, 9);
-        pull_convolution(l, b, 0, l->n, 1, &s->slopes, &s->turned, s->below, s);
         pull_convolution(l, b, 0, l->n, 2, (REAL *[]){moving->slopes, s->slopes}, (REAL *[]){s->turned, moving->turned}, moving->below, s);
-        swap_maps(s);
+        s->above = s->kept + kept_place(l, b);
         swap_maps(moving);
     }
 }
