@@ -151,7 +151,7 @@ class _Pass:
         rows, features = [to_rows(direction) for direction in directions], torch.empty_like(self.features)
         tangents = self._make_room("trace_size", upstream)
         self._call("push", self.pointers, _point(rows, self.lanes), self.traces, _point_each(tangents), features)
-        return _Push(upstream.contiguous(), kept, rows, tangents, features)
+        return _Push(upstream.detach().contiguous(), kept, rows, tangents, features)
 
     def push_back(self, push: _Push, upstream_dot: Tensor | None) -> list[Tensor]:
         """How what `pull` finds for the push's upstream changes where that moves itself by `upstream_dot`, if it does."""
@@ -197,7 +197,8 @@ class _Features(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, is_open: Tensor | None) -> Any:
         if is_open is not None:
-            return None, None, *_Rest.apply(ctx.run, upstream, is_open)  # type: ignore[no-untyped-call]
+            push, ctx.run.open = ctx.run.open, None
+            return None, None, *_Rest.apply(ctx.run, push, upstream, is_open)  # type: ignore[no-untyped-call]
         if upstream is None:
             return (None,) * len(ctx.needs_input_grad)
         return None, None, *_Gradients.apply(ctx.run, torch.is_grad_enabled(), upstream, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
@@ -227,8 +228,7 @@ class _Rest(torch.autograd.Function):
     """How these gradients change, and the gradients themselves of what else came back to the features; not differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, run: _Pass, upstream: Tensor | None, _: Tensor) -> tuple[Tensor, ...]:
-        push, run.open = run.open, None
+    def forward(ctx: Any, run: _Pass, push: _Push, upstream: Tensor | None, _: Tensor) -> tuple[Tensor, ...]:
         return tuple(run.push_back(push, upstream))
 
 
