@@ -19,9 +19,11 @@ from torch import Tensor
 from benchmarks.short_training import open_short_training
 from models.backbones import Conv4
 from models.backbones.lanes import EPSILON, scale_and_shift
+from models.episodes.episode import EpisodeBatch
 from models.evaluation import EvaluationPlan, measure
 from models.learner import Adaptation
 from models.methods.maml import Maml
+from models.methods.objectives import query_loss
 from models.support import Params, State, Support
 
 IMAGE = (1, 28, 28)
@@ -50,6 +52,11 @@ class SupportStatisticsMaml(Maml):
     def adapt(self, params: Params, support: Support, steps: int | None = None, *, differentiable: bool = False) -> Adaptation:
         adaptation = super().adapt(params, support, steps, differentiable=differentiable)
         return replace(adaptation, state={**adaptation.state, SUPPORT_INPUTS: support.inputs})
+
+    def meta_loss(self, params: Params, batch: EpisodeBatch, progress: float) -> tuple[Tensor, float]:
+        """Of the whole adaptation: the weights alone do not say what queries are normalised by."""
+        state = self.adapt(params, batch.support, differentiable=True).state
+        return query_loss(self.kind, self.predict(params, state, batch.query_inputs), batch.query_targets)
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         support = state[SUPPORT_INPUTS]
