@@ -23,7 +23,7 @@ from models.episodes.episode import EpisodeBatch
 from models.evaluation import EvaluationPlan, measure
 from models.learner import Adaptation
 from models.methods.maml import Maml
-from models.methods.objectives import query_loss
+from models.methods.objectives import adapted_loss
 from models.support import Params, State, Support
 
 IMAGE = (1, 28, 28)
@@ -55,8 +55,7 @@ class SupportStatisticsMaml(Maml):
 
     def meta_loss(self, params: Params, batch: EpisodeBatch, progress: float) -> tuple[Tensor, float]:
         """Of the whole adaptation: the weights alone do not say what queries are normalised by."""
-        state = self.adapt(params, batch.support, differentiable=True).state
-        return query_loss(self.kind, self.predict(params, state, batch.query_inputs), batch.query_targets)
+        return adapted_loss(self, params, batch)
 
     def predict(self, params: Params, state: State, queries: Tensor) -> Tensor:
         support = state[SUPPORT_INPUTS]

@@ -126,8 +126,7 @@ class StateFormat:
         library = find_packing()
         if library is None or layout.moves is None or not bring_back(library, encoded, resident.memory, layout.moves):
             self._move(resident, layout, encoded)
-        if self._unfinished:
-            self._unpack(resident, layout, encoded)
+        self._unpack(resident, layout, encoded)
         return resident
 
     def hold(self, state: State) -> Resident:

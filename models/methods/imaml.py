@@ -25,7 +25,7 @@ from models.errors import InvalidOptions
 from models.learner import BODY, Adaptation
 from models.methods.class_head import CLASS_MASK
 from models.methods.inner_loop import GradientLearner
-from models.methods.objectives import query_loss
+from models.methods.objectives import adapted_loss
 from models.support import Params, Support
 
 Vectors = Sequence[Tensor]
@@ -74,8 +74,7 @@ class ImplicitMaml(GradientLearner):
 
     def meta_loss(self, params: Params, batch: EpisodeBatch, progress: float) -> tuple[Tensor, float]:
         """Of the adaptation itself, whose derivative is not that of its steps."""
-        state = self.adapt(params, batch.support, differentiable=True).state
-        return query_loss(self.kind, self.predict(params, state, batch.query_inputs), batch.query_targets)
+        return adapted_loss(self, params, batch)
 
     def _solve(self, params: Params, support: Support, weights: Params, gradients: Vectors) -> Vectors:
         """The gradients in the centres of `weights` (lanes, ...), given those in the weights.

@@ -156,7 +156,10 @@ class GradientLearner:
         return Adaptation(state, found.loss, found.accuracy, found.features)
 
     def meta_loss(self, params: Params, batch: EpisodeBatch, progress: float) -> tuple[Tensor, float]:
-        """The mean loss on the queries after adaptation, as for any learner, but without the end of the curve, for which nobody asks."""
+        """The mean loss on the queries after adaptation, as for any learner, but without the end of the curve, for which nobody asks.
+
+        A method with an `adapt` of its own has one of these, too: `objectives.adapted_loss`.
+        """
         *_, last = self.descend(params, batch.support, self.default_steps, differentiable=True, first_order=self.first_order)
         state = self.to_state(params, last.weights, batch.support.lanes)
         return query_loss(self.kind, self.predict(params, state, batch.query_inputs), batch.query_targets)

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.learner import Kind
-from models.support import Support
+from models.episodes.episode import EpisodeBatch
+from models.learner import Kind, Learner
+from models.support import Params, Support
 
 
 def mask_absent_classes(logits: Tensor, class_mask: Tensor) -> Tensor:
@@ -70,6 +71,12 @@ def query_loss(kind: Kind, outputs: Tensor, targets: Tensor) -> tuple[Tensor, fl
         return F.mse_loss(outputs, targets), math.nan
     loss = F.cross_entropy(outputs.flatten(0, 1), targets.flatten())
     return loss, (outputs.detach().argmax(-1) == targets).float().mean().item()
+
+
+def adapted_loss(learner: Learner, params: Params, batch: EpisodeBatch) -> tuple[Tensor, float]:
+    """The mean loss on the queries after adaptation, with its graph to `params`, and the accuracy (NaN for regression)."""
+    state = learner.adapt(params, batch.support, differentiable=True).state
+    return query_loss(learner.kind, learner.predict(params, state, batch.query_inputs), batch.query_targets)
 
 
 def squared_error(values: Tensor, support: Support) -> Tensor:

@@ -11,7 +11,7 @@ from models.backbones import Penalised
 from models.episodes import EpisodeBatch, EpisodeSource
 from models.errors import CheckpointCorrupt, InvalidRecipe
 from models.learner import BODY, HasMetaLoss, Learner
-from models.methods.objectives import query_loss
+from models.methods.objectives import adapted_loss
 from models.support import Params
 from models.training.recipe import OuterRecipe, Recipe
 
@@ -110,8 +110,7 @@ def meta_loss(learner: Learner, params: Params, batch: EpisodeBatch, progress: f
     accuracy on the queries (NaN for regression)."""
     if isinstance(learner, HasMetaLoss):
         return learner.meta_loss(params, batch, progress)
-    adaptation = learner.adapt(params, batch.support, differentiable=True)
-    return query_loss(learner.kind, learner.predict(params, adaptation.state, batch.query_inputs), batch.query_targets)
+    return adapted_loss(learner, params, batch)
 
 
 def learning_rate_at(outer: OuterRecipe, step: int) -> float:
