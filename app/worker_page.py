@@ -12,12 +12,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from fastapi import FastAPI
 
 from app import telemetry
+from app.api import health
 
 GRACE_S = 1
 """A page is written in milliseconds; whoever has not read his by then does not keep the process from ending."""
@@ -34,8 +32,7 @@ def listen(host: str, port: int) -> socket.socket:
 @asynccontextmanager
 async def showing_page(listening: socket.socket) -> AsyncIterator[None]:
     """The page is there while the block runs, and what is counted for it alone is counted. Closes the socket."""
-    app = Starlette(routes=[Route("/livez", _tell_alive), Route("/metrics", _tell_metrics)])
-    config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S)
+    config = uvicorn.Config(_make_app(), lifespan="off", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S)
     server = _PageServer(config)
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="worker page")
     try:
@@ -46,17 +43,17 @@ async def showing_page(listening: socket.socket) -> AsyncIterator[None]:
         await serving
 
 
+def _make_app() -> FastAPI:
+    """The two pages of the HTTP process that say something of a worker, and nothing else."""
+    app = FastAPI(openapi_url=None, telemetry={"metrics": False})
+    app.add_api_route("/livez", health.livez)
+    app.add_api_route("/metrics", health.metrics)
+    return app
+
+
 class _PageServer(uvicorn.Server):
     """uvicorn that leaves signals to the worker, which ends its page when its own work is over."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-async def _tell_alive(_request: Request) -> Response:
-    return JSONResponse({"status": "alive", "checks": {}})
-
-
-async def _tell_metrics(_request: Request) -> Response:
-    return Response(telemetry.render_metrics(), media_type=telemetry.CONTENT_TYPE)
