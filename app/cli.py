@@ -82,8 +82,10 @@ def worker(
     home_dir: HomeOption = None,
 ) -> None:
     """Run a queue worker, as serve --role worker does; it listens on no port unless it is to show its metrics."""
-    given = {"host": host, "metrics_port": metrics_port, "device": device, "database_url": database_url, "redis_url": redis_url}
-    _run_role(load_settings(**given, home_dir=home_dir), "worker")
+    settings = load_settings(
+        host=host, metrics_port=metrics_port, device=device, database_url=database_url, redis_url=redis_url, home_dir=home_dir
+    )
+    _run_role(settings, "worker")
 
 
 def _run_role(settings: Settings, role: Role) -> None:

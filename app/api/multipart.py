@@ -13,7 +13,7 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from app.api.bodies import parse_json
+from app.api.bodies import escape, parse_json
 from app.errors import InvalidBody, InvalidInput, InvalidSupport, Issue
 
 MEDIA_TYPE = "multipart/form-data"
@@ -90,6 +90,6 @@ def _label_of(filename: str, label: str | None, index: int, field: str) -> str:
 
 
 def _unknown_field(name: str, known: list[str]) -> InvalidInput:
-    pointer = "#/" + name[:64].replace("~", "~0").replace("/", "~1")
+    pointer = f"#/{escape(name[:64])}"
     detail = f"unknown, repeated, or a file where text is expected; known fields: {', '.join(known)}"
     return InvalidBody(f"{pointer}: {detail}", issues=[Issue(pointer, detail)])
